@@ -1,0 +1,67 @@
+# make demo        set up, then the whole line on the shipped teacher: demo/report.html
+# make test        set up, lint, type-check, fast tests
+# make test-slow   shipped models, full-size conversions, long runs
+# make system-deps what needs root (fonts); without it the tests that use it skip
+SHELL := /bin/bash
+VENV  ?= .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SYSTEM_PACKAGES := fonts-noto-color-emoji unicode-data
+
+# The first Python of 3.11 or later that runs; override with `make PYTHON=/path/to/python3.12`.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+
+.PHONY: install demo test test-slow lint system-deps clean
+.DEFAULT_GOAL := test
+
+install: $(STAMP)
+
+# torch goes in first and by itself, so that an index or wheel already chosen for it (CPU, CUDA) is kept.
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or later found; install one, or: make PYTHON=/path/to/python3.11" >&2; exit 3; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "make: $(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 3; }
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[train,onnx,ort,bench,dev]'
+	@touch $@
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+system-deps:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(SYSTEM_PACKAGES); \
+	else \
+		echo "system-deps: needs root and apt-get; skipped: $(SYSTEM_PACKAGES)"; \
+	fi
+
+DEMO_PROMPTS := "red apple" "grinning face" "red heart" "flag: Japan" "dog face" "pizza" "soccer ball" "sun" \
+	"waving hand: dark skin tone" "green apple" "rocket" "broken heart"
+
+# About seven minutes on 2 cores after the installation: prune and distil for a short while, then go on with the shipped student.
+demo: $(STAMP)
+	rm -rf demo
+	$(BIN)/python -m train.distill --teacher assets/emoji-64/teacher --student kdc-small --steps 120 --run-dir demo/run \
+		--log demo/log.md --output-dir demo/distilled
+	$(BIN)/python -m convert.onnx --model assets/emoji-64/teacher --output-dir demo/teacher --name emoji-64-teacher
+	$(BIN)/python -m convert.onnx --model assets/emoji-64/student --output-dir demo/student --name emoji-64-student
+	$(BIN)/kdc-edge inspect demo/student
+	$(BIN)/python -m bench compare demo/teacher demo/student --output demo/timings.json
+	$(BIN)/kdc-edge generate $(DEMO_PROMPTS) --bundle demo/teacher --seed 1 --sheet --output demo/teacher.png
+	$(BIN)/kdc-edge generate $(DEMO_PROMPTS) --bundle demo/student --seed 1 --sheet --output demo/student.png
+	$(BIN)/python -m bench report --bundles demo/teacher demo/student --pictures demo/teacher.png demo/student.png \
+		--timings demo/timings.json --training demo/distilled --output demo/report.html
+	@echo "The report: $(CURDIR)/demo/report.html"
+
+clean:
+	rm -rf build dist demo runs .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Thin demonstrations over kdc_edge: what an application looks like, and nothing a library should hold."""
