@@ -1,0 +1,171 @@
+"""`kdc-edge`: draw pictures, look into bundles and checkpoints, check the installation, reach the other stages."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import tyro
+from PIL import Image
+from tqdm import tqdm
+
+from kdc_edge import command, doctor, machine
+from kdc_edge.errors import UsageError, choose
+from kdc_edge.files import replacing
+from kdc_edge.images import check_picture, contact_sheet, pixel_hash
+from kdc_edge.inspection import lines, open_any, summarize
+from kdc_edge.pipeline import Pipeline
+from kdc_edge.runtimes import Options
+from kdc_edge.stages import STAGES, run_stage
+
+DESCRIPTION = f"""Text to image on the device.
+
+kdc-edge {"|".join(STAGES)} … runs the commands of the other stages: kdc-edge convert onnx --help."""
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Where a default is None, the bundle's own value is taken."""
+
+    prompts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT...")]
+    """Texts to draw, one picture each; the empty one is the unconditional prompt."""
+    bundle: Path | None = None
+    """Bundle folder; None is the one that comes with this package."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out.png")
+    """Picture to write; several prompts write NAME-1, NAME-2, ..."""
+    sheet: bool = False
+    """Write one contact sheet instead."""
+    seed: int = 0
+    """Of the first picture; each further one has the next."""
+    steps: int | None = None
+    """Evaluations of the network, about."""
+    guidance: float | None = None
+    """How far to follow the prompt: 0 ignores it, 1 does not press it, 3 to 8 are usual."""
+    sampler: str | None = None
+    """euler, ddim, dpmpp_2m, pndm or lcm."""
+    negative: str = ""
+    """What to steer away from."""
+    runtime: str = "ort"
+    """ort, or fake: noise, without a network."""
+    provider: str | None = None
+    """Of the runtime: cpu, cuda, tensorrt, coreml, openvino, ..."""
+    threads: int | None = None
+    """Of the runtime."""
+    allow_fallback: bool = False
+    """Go on where the provider asked for cannot be used."""
+
+
+@dataclass(frozen=True)
+class PathConfig:
+    """Where to look."""
+
+    path: tyro.conf.Positional[Path]
+    """A bundle or a checkpoint."""
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """What to look at."""
+
+    extra: str | None = None
+    """Only the packages of this extra."""
+
+
+def generate(config: GenerateConfig) -> dict[str, Any]:
+    """Draw pictures from prompts."""
+    outputs = _outputs(config)
+    options = Options(config.threads, config.provider, config.allow_fallback)
+    with Pipeline.open(config.bundle, config.runtime, options) as pipe:
+        images = [_draw(pipe, config, i) for i in range(len(config.prompts))]
+    written = [contact_sheet(images, config.prompts)] if config.sheet else images
+    for image, path in zip(written, outputs, strict=True):
+        with replacing(path) as temporary:
+            image.save(temporary)
+        print(f"{path}  {image.width}×{image.height}", file=sys.stderr)
+    for image in images:
+        check_picture(image)
+    for name, seconds in pipe.timings.totals().items():
+        print(f"{name:14}{seconds:8.3f} s in {len(pipe.timings.calls[name])} calls", file=sys.stderr)
+    pictures = [
+        {"prompt": prompt, "seed": config.seed + i, "sha256": pixel_hash(image)}
+        for i, (prompt, image) in enumerate(zip(config.prompts, images, strict=True))
+    ]
+    timings = asdict(pipe.timings)
+    return {"bundle": pipe.id, "files": [str(path) for path in outputs], "pictures": pictures, "seconds": timings}
+
+
+def inspect(config: PathConfig) -> dict[str, Any]:
+    """Say what is in a bundle or a checkpoint."""
+    summary = summarize(open_any(config.path))
+    print(*lines(summary), sep="\n", file=sys.stderr)
+    return summary
+
+
+def verify(config: PathConfig) -> dict[str, Any]:
+    """Check a bundle or a checkpoint: schema, sizes, SHA-256, weights."""
+    summary = summarize(open_any(config.path))
+    print(f"{config.path}: {summary['kind']} {summary['id']} is whole", file=sys.stderr)
+    return {key: summary[key] for key in ("kind", "id")}
+
+
+def diagnose(config: DoctorConfig) -> dict[str, Any]:
+    """Say what of this project can run here."""
+    found, about = doctor.packages(), machine.describe()
+    if config.extra is not None:
+        choose(config.extra, sorted({package.extra for package in found}), "extra")
+        found = [package for package in found if package.extra == config.extra]
+    print(*lines(about), sep="\n", file=sys.stderr)
+    if not found:
+        print("kdc-edge itself is not installed, so nothing says what it needs: pip install -e .", file=sys.stderr)
+    for package in found:
+        versions = f"{package.installed or '-':12}{package.tested or '-':12}"
+        print(f"{package.extra:10}{package.name:22}{versions}{package.state}", file=sys.stderr)
+    return {"machine": about, "packages": [{**asdict(package), "state": package.state} for package in found]}
+
+
+COMMANDS: dict[str, command.Command] = {
+    "generate": generate,
+    "inspect": inspect,
+    "verify": verify,
+    "doctor": diagnose,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """The console script."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in STAGES:
+        command.guard(lambda: sys.exit(run_stage(arguments[0], arguments[1:])))
+    command.run(COMMANDS, arguments, prog="kdc-edge", description=DESCRIPTION)
+
+
+def _draw(pipe: Pipeline, config: GenerateConfig, index: int) -> Image.Image:
+    """Picture `index`, with a progress bar over its steps."""
+    prompt = config.prompts[index]
+    frames = pipe.stream(
+        prompt,
+        seed=config.seed + index,
+        steps=config.steps,
+        guidance=config.guidance,
+        sampler=config.sampler,
+        negative=config.negative,
+    )
+    with tqdm(desc=prompt[:30], unit="step", disable=None) as bar:
+        for frame in frames:
+            bar.total = frame.total
+            bar.update()
+    return frame.image()
+
+
+def _outputs(config: GenerateConfig) -> list[Path]:
+    """The files to write, refused before any work is done."""
+    path, count = config.output, len(config.prompts)
+    if not count:
+        raise UsageError("no prompt; for example: kdc-edge generate 'red apple'")
+    known = [suffix for suffix, name in Image.registered_extensions().items() if name in Image.SAVE]
+    if path.suffix.lower() not in known:
+        raise UsageError(f"{path}: cannot write pictures of type '{path.suffix}'; use .png, .jpg or .webp")
+    if count == 1 or config.sheet:
+        return [path]
+    return [path.with_name(f"{path.stem}-{i + 1}{path.suffix}") for i in range(count)]

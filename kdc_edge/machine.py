@@ -1,0 +1,38 @@
+"""The machine a number was taken on: a number never travels without it."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+
+def describe() -> dict[str, Any]:
+    """Processor, usable cores, memory in MiB (None where the system does not say), operating system, Python."""
+    return {
+        "processor": processor(),
+        "cores": cores(),
+        "memory_mib": memory_mib(),
+        "os": platform.platform(terse=True),
+        "python": platform.python_version(),
+    }
+
+
+def processor() -> str:
+    """The processor's name, or its architecture where the system keeps the name to itself."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_mib() -> int | None:
+    """Physical memory."""
+    names = getattr(os, "sysconf_names", {})
+    if "SC_PHYS_PAGES" not in names:
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20

@@ -1,0 +1,68 @@
+"""What runs a component: named arrays in, named arrays out. Toolchains are imported when a component is opened.
+
+A new runtime is one module here with `open(bundle, component, options)` and one line in RUNTIMES.
+"""
+
+import importlib
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from kdc_edge.bundle import Bundle
+from kdc_edge.errors import UsageError, choose
+from kdc_edge.ports import Ports
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a component; None leaves the choice to the runtime."""
+
+    threads: int | None = None
+    provider: str | None = None
+    """Execution provider or device, by the runtime's own short name."""
+    allow_fallback: bool = False
+    """Go on where the provider asked for is not the one used."""
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"threads is {self.threads}, must be at least 1")
+
+
+class Runtime(Protocol):
+    """One loaded component."""
+
+    ports: Ports
+
+    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Arrays by input name to arrays by output name; UsageError for a feed that does not fit the ports."""
+        ...
+
+    def close(self) -> None:
+        """Let memory and device go."""
+        ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A runtime's module and the kinds of bundle it reads."""
+
+    module: str
+    reads: tuple[str, ...]
+
+
+RUNTIMES: dict[str, Entry] = {
+    "ort": Entry("kdc_edge.runtimes.ort", ("onnx",)),
+    "fake": Entry("kdc_edge.runtimes.fake", ("onnx", "coreml", "tensorrt")),
+}
+
+
+def open_runtime(bundle: Bundle, component: str, name: str, options: Options | None = None) -> Runtime:
+    """Load a component of a bundle. Raises UsageError, or MissingBackend where the toolchain or device is absent."""
+    entry = RUNTIMES[choose(name, RUNTIMES, "runtime")]
+    kind = bundle.manifest.runtime
+    if kind not in entry.reads:
+        fitting = [other for other, known in RUNTIMES.items() if kind in known.reads]
+        raise UsageError(f"{bundle.path} is a bundle for {kind}, which runtime {name} does not read; use {fitting[0]}")
+    bundle.component(component)
+    return importlib.import_module(entry.module).open(bundle, component, options or Options())

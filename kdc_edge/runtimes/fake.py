@@ -1,0 +1,35 @@
+"""A runtime without a network: outputs of the declared names and shapes, a function of the inputs alone.
+
+For developing and testing apps: it starts at once, needs no toolchain, and answers the same call the same way.
+"""
+
+import zlib
+
+import numpy as np
+
+from kdc_edge.bundle import Bundle
+from kdc_edge.ports import Ports, check, resolve
+from kdc_edge.runtimes import Options
+
+
+class FakeRuntime:
+    """Standard normal noise, seeded by the inputs."""
+
+    def __init__(self, component: str, ports: Ports) -> None:
+        self.ports = ports
+        self._component = component
+
+    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        sizes = check(self.ports.inputs, inputs, self._component)
+        seed = zlib.crc32(self._component.encode())
+        for port in self.ports.inputs:
+            seed = zlib.crc32(np.ascontiguousarray(inputs[port.name]).tobytes(), seed)
+        state = np.random.RandomState(seed)
+        return {p.name: state.standard_normal(resolve(p, sizes)).astype(p.dtype) for p in self.ports.outputs}
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def open(bundle: Bundle, component: str, options: Options) -> FakeRuntime:
+    return FakeRuntime(component, bundle.component(component).ports)

@@ -1,0 +1,83 @@
+"""ONNX Runtime: the CPU unless another execution provider is asked for."""
+
+from typing import Any
+
+import numpy as np
+
+from kdc_edge.bundle import Bundle
+from kdc_edge.errors import BundleError, MissingBackend, choose
+from kdc_edge.ports import Ports, check
+from kdc_edge.runtimes import Options
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "dml": "DmlExecutionProvider",
+    "nnapi": "NnapiExecutionProvider",
+    "qnn": "QNNExecutionProvider",
+    "xnnpack": "XnnpackExecutionProvider",
+}
+QUIET = 3  # log errors only
+
+
+class OrtRuntime:
+    """An onnxruntime session behind the component's ports."""
+
+    def __init__(self, session: Any, component: str, ports: Ports) -> None:
+        self.ports = ports
+        self._session, self._component = session, component
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that comes first; it may leave single operators to the CPU."""
+        return self._session.get_providers()[0]
+
+    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        check(self.ports.inputs, inputs, self._component)
+        names = [port.name for port in self.ports.outputs]
+        return dict(zip(names, self._session.run(names, inputs), strict=True))
+
+    def close(self) -> None:
+        del self._session
+
+
+def open(bundle: Bundle, component: str, options: Options) -> OrtRuntime:
+    """Load the first file of an ONNX component."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingBackend("onnxruntime is not installed; pip install 'kdc-edge[ort]'") from None
+    entry = bundle.component(component)
+    path = bundle.path / entry.files[0]
+    session_options = onnxruntime.SessionOptions()
+    session_options.log_severity_level = QUIET
+    if options.threads is not None:
+        session_options.intra_op_num_threads = options.threads
+    for key, value in entry.options.items():
+        session_options.add_session_config_entry(key, str(value))
+    providers = _providers(onnxruntime, options)
+    try:
+        session = onnxruntime.InferenceSession(str(path), session_options, providers=providers)
+    except Exception as error:  # the library's own classes derive from nothing narrower
+        raise BundleError(f"{path}: onnxruntime {onnxruntime.__version__} cannot load it: {error}") from error
+    used = session.get_providers()[0]
+    if used != providers[0] and not options.allow_fallback:
+        raise MissingBackend(f"{component}: {providers[0]} was asked for, onnxruntime chose {used}; {REMEDY}")
+    return OrtRuntime(session, component, entry.ports)
+
+
+REMEDY = "install the onnxruntime package that has it and its drivers, or pass --allow-fallback to run on the CPU"
+
+
+def _providers(onnxruntime: Any, options: Options) -> list[str]:
+    """The provider asked for, then the CPU, which every provider leaves some operators to."""
+    name = "cpu" if options.provider is None else choose(options.provider, PROVIDERS, "provider")
+    wanted, available = PROVIDERS[name], onnxruntime.get_available_providers()
+    if wanted not in available:
+        if not options.allow_fallback:
+            raise MissingBackend(f"this onnxruntime has no {wanted}, it has {', '.join(available)}; {REMEDY}")
+        wanted = PROVIDERS["cpu"]
+    return list(dict.fromkeys([wanted, PROVIDERS["cpu"]]))

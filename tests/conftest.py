@@ -1,0 +1,79 @@
+"""Shared fixtures: tiny checkpoints and the bundles converted from them, made once for all workers of a run. Read-only."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+
+ROOT = Path(__file__).resolve().parent.parent
+Shared = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """`shared(name, make)`: a folder that the first worker to ask for it makes by `make(folder)`."""
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def share(name: str, make: Callable[[Path], object]) -> Path:
+        from filelock import FileLock
+
+        folder, unfinished = root / "shared" / name, root / "making" / name
+        with FileLock(root / f"{name}.lock"):
+            if not folder.exists():
+                unfinished.parent.mkdir(exist_ok=True)
+                make(unfinished)
+                folder.parent.mkdir(exist_ok=True)
+                unfinished.rename(folder)
+        return folder
+
+    return share
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(shared: Shared) -> Path:
+    """The emoji-64 shape: AutoencoderTiny, 16 latent channels, v-prediction, fp16 weights."""
+    from tests import tiny
+
+    return shared("tiny", tiny.emoji_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def tiny_sd_checkpoint(shared: Shared) -> Path:
+    """The Stable Diffusion 1.x shape: AutoencoderKL, 4 latent channels, epsilon, fp32 weights."""
+    from tests import tiny
+
+    return shared("tiny-sd", tiny.sd_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(shared: Shared, tiny_checkpoint: Path) -> Path:
+    """`tiny_checkpoint` as an fp32 ONNX bundle, by the command line."""
+
+    def make(folder: Path) -> None:
+        command = [sys.executable, "-m", "convert.onnx", "--model", str(tiny_checkpoint), "-o", str(folder)]
+        subprocess.run(command, check=True, cwd=ROOT, timeout=300)
+
+    return shared("tiny-onnx", make)
+
+
+@pytest.fixture(scope="session")
+def tiny_sd_bundle(shared: Shared, tiny_sd_checkpoint: Path) -> Path:
+    """`tiny_sd_checkpoint` as an fp16 ONNX bundle, all in this process: one import of torch instead of four."""
+
+    def make(folder: Path) -> None:
+        from convert import onnx
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(onnx, "in_own_process", lambda _, fn, *args: fn(*args))
+            onnx.convert(onnx.OnnxConfig(tiny_sd_checkpoint, folder, precision="fp16"))
+
+    return shared("tiny-sd-onnx", make)
