@@ -1,0 +1,167 @@
+"""Whole runs on sixteen pictures with networks of a few thousand parameters: teacher, student, judge, evaluation."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors import safe_open
+
+from kdc_edge.checkpoint import Checkpoint
+from kdc_edge.errors import BundleError, UsageError
+from kdc_edge.torch_ref.judge import identical, retrieval
+from train import recipes
+from train.distill import distill
+from train.evaluate import evaluate
+from train.judge import train_judge
+from train.recipes import (
+    AutoencoderConfig,
+    ContrastiveConfig,
+    DistillConfig,
+    EvaluateConfig,
+    JudgeConfig,
+    LoopConfig,
+    LossWeights,
+    TeacherConfig,
+    TeacherRecipe,
+    UNetConfig,
+)
+from train.teacher import train_teacher
+
+LOOP = LoopConfig(3, 4, 1e-3, warmup=1)
+TOWERS = ContrastiveConfig(32, 1, 1, 32, 1, 1, 16, 16)
+TINY = TeacherRecipe(
+    merges=50,
+    autoencoder=AutoencoderConfig(8, 16, (0, 0, 1, 1), (1, 1, 0, 0)),
+    text=TOWERS,
+    unet=UNetConfig((32, 32, 32), head_dim=16),
+    autoencoder_loop=LOOP,
+    text_loop=LOOP,
+    unet_loop=LOOP,
+)
+
+
+@pytest.fixture(scope="module")
+def teacher(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(recipes.TEACHERS, "emoji-64", lambda: TINY)
+        train_teacher(TeacherConfig(folder / "out", folder / "run", data=str(few), log=folder / "log.md"))
+    return folder
+
+
+def test_a_teacher_is_a_folder_that_diffusers_loads(teacher: Path) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(teacher / "out")
+    pipeline.set_progress_bar_config(disable=True)
+    picture = pipeline("red apple", height=64, width=64, num_inference_steps=2, output_type="np").images
+    assert picture.shape == (1, 64, 64, 3) and np.isfinite(picture).all()
+    tokenizer = teacher / "out" / "tokenizer"
+    assert {"vocab.json", "merges.txt", "tokenizer.json"} <= {path.name for path in tokenizer.iterdir()}
+    assert pipeline.tokenizer.model_max_length == 77
+
+
+def test_its_weights_are_fp16_and_its_log_names_machine_and_settings(teacher: Path) -> None:
+    with safe_open(teacher / "out" / "unet" / "diffusion_pytorch_model.safetensors", "pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118
+    info = Checkpoint.open(teacher / "out").info
+    assert info is not None and info.recipe == "teacher/emoji-64" and info.losses["steps"] == [3]
+    log = (teacher / "log.md").read_text()
+    assert "torch 2." in log and Checkpoint.open(teacher / "out").id in log and '"merges": 50' in log
+
+
+def test_an_existing_output_is_refused_before_any_work(teacher: Path, few: Path) -> None:
+    with pytest.raises(UsageError, match="--force"):
+        train_teacher(TeacherConfig(teacher / "out", teacher / "run2", data=str(few)))
+    assert not (teacher / "run2").exists()
+
+
+def test_training_on_from_a_teacher_keeps_all_but_the_unet(teacher: Path, few: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(recipes.TEACHERS, "emoji-64", lambda: replace(TINY, unet_loop=replace(LOOP, learning_rate=1e-2)))
+        config = TeacherConfig(
+            tmp_path / "out", tmp_path, data=str(few), init=teacher / "out", steps=2, log=tmp_path / "log.md"
+        )
+        train_teacher(config)
+    old, new = (StableDiffusionPipeline.from_pretrained(path) for path in (teacher / "out", tmp_path / "out"))
+    for name in ("vae", "text_encoder"):
+        before, after = getattr(old, name).state_dict(), getattr(new, name).state_dict()
+        assert all(torch.equal(before[key], after[key]) for key in before)
+    assert not torch.equal(old.unet.conv_in.weight, new.unet.conv_in.weight)
+
+
+@pytest.fixture(scope="module")
+def student(teacher: Path, few: Path) -> Path:
+    config = DistillConfig(
+        str(teacher / "out"),
+        output_dir=teacher / "student",
+        run_dir=teacher / "student-run",
+        data=str(few),
+        weights=LossWeights(soft=0.01),
+        loop=LOOP,
+        log=teacher / "log.md",
+    )
+    distill(config)
+    return teacher / "student"
+
+
+def test_a_student_is_smaller_and_shares_the_rest(teacher: Path, student: Path) -> None:
+    info = Checkpoint.open(student).info
+    assert info is not None and info.teacher == Checkpoint.open(teacher / "out").id
+    assert set(info.losses["terms"]) == {"task", "out", "feat", "soft"}
+    pipeline = StableDiffusionPipeline.from_pretrained(student)
+    assert pipeline.unet.mid_block is None
+    assert info.metrics["parameters"] < 0.6 * info.metrics["teacher_parameters"]
+
+
+def test_a_truncated_teacher_is_refused(teacher: Path, few: Path, tmp_path: Path) -> None:
+    import shutil
+
+    broken = shutil.copytree(teacher / "out", tmp_path / "broken")
+    weights = broken / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(BundleError, match=r"diffusion_pytorch_model\.safetensors: \d+ bytes, its header says"):
+        distill(DistillConfig(str(broken), output_dir=tmp_path / "out", data=str(few)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_hub_teacher_must_be_pinned(few: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--revision"):
+        distill(DistillConfig("someone/sd-model", output_dir=tmp_path / "out", data=str(few)))
+
+
+def test_the_judge_and_the_figures(student: Path, few: Path, tmp_path: Path) -> None:
+    judge = tmp_path / "judge"
+    train_judge(
+        JudgeConfig(judge, tmp_path, data=str(few), merges=50, towers=TOWERS, loop=LOOP, log=tmp_path / "log.md")
+    )
+    rows = (few / "metadata.jsonl").read_text().splitlines()
+    data = tmp_path / "data"
+    data.mkdir()
+    for i, line in enumerate(rows):
+        record = json.loads(line)
+        (data / record["file_name"]).write_bytes((few / record["file_name"]).read_bytes())
+        rows[i] = json.dumps(record | {"split": "generalisation" if record["tone"] else "train"})
+    (data / "metadata.jsonl").write_text("\n".join(rows))
+    config = EvaluateConfig(student, judge, str(data), captions=4, steps=2, output=tmp_path / "figures.json")
+    figures = evaluate(config)
+    assert figures["counts"]["captions"] == 4
+    assert 0 <= figures["generated"]["by_text"]["top1"] <= figures["generated"]["by_text"]["top5"] <= 1
+    assert json.loads((tmp_path / "figures.json").read_text()) == figures
+
+
+def test_retrieval_counts_identical_candidates_as_one() -> None:
+    scores = torch.tensor([[0.9, 0.8, 0.7], [0.9, 0.8, 0.1]])
+    alike, distinct = np.array([0, 0, 1]), np.array([0, 1, 2])
+    assert retrieval(scores, np.array([1, 2]), alike).top1 == 0.5
+    assert retrieval(scores, np.array([1, 2]), distinct).top1 == 0.0
+    assert retrieval(scores, np.array([1, 2]), distinct).top5 == 1.0
+
+
+def test_identical_pictures_share_a_class() -> None:
+    pixels = np.zeros((3, 2, 2, 3), np.uint8)
+    pixels[1] = 7
+    classes = identical(pixels)
+    assert classes[0] == classes[2] != classes[1]

@@ -1,0 +1,1 @@
+"""Training: makes the teacher and distils students from it. PyTorch throughout; nothing here runs on a device."""

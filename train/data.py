@@ -1,0 +1,202 @@
+"""Captioned pictures from anywhere, as one array in memory.
+
+`load` takes a tar or zip or folder in the `imagefolder` convention (pictures beside a `metadata.jsonl`, or one folder per
+class), WebDataset shards, or a hub id; Hugging Face `datasets` reads them all. Captions come from a column (`text`,
+`caption`, `prompt`) or from the class name.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from kdc_edge.errors import BundleError, UsageError
+from train.captions import captions, class_caption
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TEXT_COLUMNS = ("text", "caption", "prompt", "txt")
+IMAGE_COLUMNS = ("image", "webp", "png", "jpg", "jpeg")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """`pixels` (N, H, W, 3) uint8; `captions[i]` the plain one first; `rows[i]` what else is known."""
+
+    pixels: np.ndarray
+    captions: tuple[tuple[str, ...], ...]
+    rows: tuple[dict[str, str], ...]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def select(self, mask: Sequence[bool] | np.ndarray) -> "Pictures":
+        return self.select_index(np.flatnonzero(np.asarray(mask)))
+
+    def select_index(self, keep: np.ndarray) -> "Pictures":
+        return Pictures(self.pixels[keep], tuple(self.captions[i] for i in keep), tuple(self.rows[i] for i in keep))
+
+    def split(self, name: str) -> "Pictures":
+        """Rows whose `split` column is `name`; where no row has that column, everything is `train`."""
+        return self.select([row.get("split", "train") == name for row in self.rows])
+
+    def tensor(self) -> "Tensor":
+        """(N, 3, H, W) uint8, as the networks take pictures."""
+        import torch
+
+        return torch.from_numpy(self.pixels).permute(0, 3, 1, 2).contiguous()
+
+    def weights(self, toned_share: float) -> "Tensor":
+        """Each picture's share of the draws (N,): those with a skin tone get `toned_share` together, if there are any."""
+        import torch
+
+        toned = torch.tensor([bool(row.get("tone")) for row in self.rows])
+        if not toned.any() or toned.all():
+            return torch.ones(len(self))
+        return torch.where(toned, toned_share / toned.sum(), (1 - toned_share) / (~toned).sum())
+
+    def digest(self) -> str:
+        """SHA-256 over pixels and captions."""
+        text = json.dumps(self.captions, ensure_ascii=False).encode()
+        return hashlib.sha256(self.pixels.tobytes() + text).hexdigest()
+
+
+def load(source: str, size: int, *, revision: str | None = None, split: str = "train") -> Pictures:
+    """Every picture of `source`, centre-cropped to a square and resized to `size`.
+
+    Raises UsageError for a source that is not there or has no caption column, BundleError for a file that is no picture.
+    """
+    pixels, texts, rows = [], [], []
+    with open_table(source, revision, split) as table:
+        image_column = column(table.column_names, IMAGE_COLUMNS, source, "pictures")
+        text_of = text_reader(table, source)
+        for number, record in enumerate(table):
+            picture = decode(record[image_column], size, f"{source}, row {number}")
+            row = {k: v for k, v in flatten(record).items() if isinstance(v, str)} | {"text": text_of(record, number)}
+            pixels.append(picture)
+            rows.append(row)
+            texts.append(tuple(captions(row, picture)))
+    if not pixels:
+        raise UsageError(f"{source}: no pictures in it")
+    return Pictures(np.stack(pixels), tuple(texts), tuple(rows))
+
+
+@contextlib.contextmanager
+def open_table(source: str, revision: str | None, split: str) -> Iterator[Any]:
+    """A `datasets` table with undecoded pictures; local files are read from and cached in a temporary folder."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    with tempfile.TemporaryDirectory(prefix="kdc-data-") as temporary:
+        try:
+            table = datasets.load_dataset(**where(source, Path(temporary), revision), split=split)
+        except (
+            datasets.exceptions.DatasetGenerationError,
+            datasets.exceptions.DatasetsError,
+            ValueError,
+            OSError,
+        ) as error:
+            cause = error.__cause__ or error
+            raise BundleError(f"{source}: not readable as pictures with captions ({cause})") from error
+        for name, feature in table.features.items():
+            if isinstance(feature, datasets.Image):
+                table = table.cast_column(name, datasets.Image(decode=False))
+        yield table
+
+
+def where(source: str, temporary: Path, revision: str | None) -> dict[str, Any]:
+    """`load_dataset`'s arguments for a folder, an archive, shards or a hub id."""
+    path, cache = Path(source), str(temporary / "cache")
+    if path.is_file():
+        folder = temporary / "files"
+        unpack(path, folder)
+        if any(folder.glob("*.json")):
+            return {"path": "webdataset", "data_files": [source], "cache_dir": cache}
+        return {"path": "imagefolder", "data_dir": str(folder), "cache_dir": cache}
+    if path.is_dir():
+        if shards := sorted(str(shard) for shard in path.glob("*.tar")):
+            return {"path": "webdataset", "data_files": shards, "cache_dir": cache}
+        return {"path": "imagefolder", "data_dir": source, "cache_dir": cache}
+    if source.count("/") == 1 and not source.startswith((".", "/")):
+        return {"path": source, "revision": revision}
+    raise UsageError(f"{source}: no such file or folder")
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    try:
+        if archive.suffix == ".zip":
+            with zipfile.ZipFile(archive) as file:
+                file.extractall(folder)
+        else:
+            with tarfile.open(archive) as file:
+                file.extractall(folder, filter="data")
+    except (tarfile.TarError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{archive}: not a readable tar or zip ({error})") from error
+
+
+def column(names: Sequence[str], wanted: Sequence[str], source: str, what: str) -> str:
+    for name in wanted:
+        if name in names:
+            return name
+    raise UsageError(f"{source}: no column for {what}; wanted one of {', '.join(wanted)}, there are {', '.join(names)}")
+
+
+def text_reader(table: Any, source: str) -> Callable[[dict[str, Any], int], str]:
+    """How to read one record's caption: a text column, a WebDataset `json` with one, or the class name of its label."""
+    names = table.column_names
+    label = table.features.get("label") or table.features.get("labels")
+    if not any(name in names for name in (*TEXT_COLUMNS, "json")) and hasattr(label, "int2str"):
+        key = "label" if "label" in names else "labels"
+        return lambda record, number: class_caption(label.int2str(record[key]))
+    sample = flatten(table[0]) if len(table) else {}
+    key = column([*names, *sample], TEXT_COLUMNS, source, "captions")
+
+    def read(record: dict[str, Any], number: int) -> str:
+        text = flatten(record).get(key)
+        if not isinstance(text, str) or not text.strip():
+            raise UsageError(f"{source}, row {number}: column '{key}' holds no caption")
+        return text
+
+    return read
+
+
+def flatten(record: dict[str, Any]) -> dict[str, Any]:
+    """A WebDataset record keeps its caption inside `json`."""
+    inner = record.get("json")
+    return {**inner, **record} if isinstance(inner, dict) else record
+
+
+def decode(image: dict[str, Any], size: int, where: str) -> np.ndarray:
+    """`{"bytes", "path"}` → (size, size, 3) uint8."""
+    name = image.get("path") or where
+    try:
+        data = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+        with Image.open(io.BytesIO(data)) as opened:
+            return square(on_white(opened), size)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise BundleError(f"{name}: not a readable picture ({error}); mend or remove it") from error
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    rgba = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+def square(picture: Image.Image, size: int) -> np.ndarray:
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    picture = picture.crop((left, top, left + side, top + side))
+    if side != size:
+        picture = picture.resize((size, size), Image.Resampling.LANCZOS)
+    return np.asarray(picture)

@@ -1,0 +1,133 @@
+"""Latent diffusion: the U-Net's shape, what one training draw is, and the task loss.
+
+The schedule and the parametrisation are the scheduler's own (`DDIMScheduler.add_noise`, `get_velocity`), so training,
+diffusers' pipelines and the device's samplers agree by construction.
+"""
+
+# B batch, C latent channels, h w latent grid, T text tokens, D text width
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from train.contrastive import CaptionIds
+from train.loop import Loss
+from train.recipes import UNetConfig
+from train.tokenizer import pad_ids
+
+
+def build(config: UNetConfig, latent_channels: int, latent_size: int, text_width: int) -> UNet2DConditionModel:
+    down = tuple("CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in config.attention)
+    up = tuple("CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(config.attention))
+    return UNet2DConditionModel(
+        sample_size=latent_size,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        layers_per_block=config.layers_per_block,
+        block_out_channels=config.channels,
+        down_block_types=down,
+        up_block_types=up,
+        cross_attention_dim=text_width,
+        # diffusers reads `attention_head_dim` as the number of heads
+        attention_head_dim=tuple(width // config.head_dim for width in config.channels),
+    ).to(memory_format=torch.channels_last)
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's scaled-linear noise schedule, v-prediction, trailing timesteps (arXiv 2305.08891)."""
+    return DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        steps_offset=1,
+        clip_sample=False,
+    )
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One batch: what the network reads and what it should answer."""
+
+    noisy: Tensor  # (B, C, h, w)
+    timesteps: Tensor  # (B,)
+    text: Tensor  # (B, T, D)
+    target: Tensor  # (B, C, h, w)
+
+
+@dataclass
+class Cache:
+    """Latents of every picture and text states of every caption, computed once.
+
+    `weights` (N,) is each picture's share of the draws; row 0 of `text` is the empty prompt.
+    """
+
+    latents: Tensor  # (N, C, h, w)
+    text: Tensor  # (M + 1, T, D) fp16
+    ids: CaptionIds
+    weights: Tensor
+    scheduler: DDIMScheduler
+    dropout: float = 0.1
+
+    def draw(self, batch_size: int, generator: torch.Generator, device: torch.device) -> Draw:
+        index = torch.multinomial(self.weights, batch_size, replacement=True, generator=generator)
+        rows = 1 + self.ids.rows(index, generator)
+        rows[torch.rand(batch_size, generator=generator) < self.dropout] = 0
+        clean = self.latents[index]
+        noise = torch.randn(clean.shape, generator=generator)
+        timesteps = torch.randint(self.scheduler.config.num_train_timesteps, (batch_size,), generator=generator)
+        noisy = self.scheduler.add_noise(clean, noise, timesteps)
+        target = prediction_target(self.scheduler, clean, noise, timesteps)
+        return Draw(
+            noisy.to(device, memory_format=torch.channels_last),
+            timesteps.to(device),
+            self.text[rows].to(device).float(),
+            target.to(device),
+        )
+
+
+def prediction_target(scheduler: DDIMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """What a network of the scheduler's prediction type should answer."""
+    kinds = {
+        "epsilon": lambda: noise,
+        "sample": lambda: clean,
+        "v_prediction": lambda: scheduler.get_velocity(clean, noise, timesteps),
+    }
+    return kinds[scheduler.config.prediction_type]()
+
+
+@torch.no_grad()
+def text_states(encoder: CLIPTextModel, ids: Tensor, label: str, batch_size: int = 128) -> Tensor:
+    """(M, T) → (M, T, D) fp16, on the CPU."""
+    parts = tqdm(ids.split(batch_size), desc=label, disable=None)
+    return torch.cat([encoder(part.to(encoder.device)).last_hidden_state.half().cpu() for part in parts])
+
+
+def cache(
+    latents: Tensor,
+    captions: Sequence[Sequence[str]],
+    tokenizer: CLIPTokenizer,
+    encoder: CLIPTextModel,
+    scheduler: DDIMScheduler,
+    weights: Tensor,
+) -> Cache:
+    ids = CaptionIds(tokenizer, captions)
+    empty = pad_ids(tokenizer, [""])
+    return Cache(latents, text_states(encoder, torch.cat([empty, ids.ids]), "text"), ids, weights, scheduler)
+
+
+def task_loss(unet: UNet2DConditionModel, source: Cache, batch_size: int) -> Loss:
+    """Mean squared error of the prediction (arXiv 2202.00512 for v)."""
+
+    def loss(step: int, generator: torch.Generator) -> Mapping[str, Tensor]:
+        draw = source.draw(batch_size, generator, unet.device)
+        return {"task": F.mse_loss(unet(draw.noisy, draw.timesteps, draw.text).sample.float(), draw.target)}
+
+    return loss

@@ -1,0 +1,225 @@
+"""Every setting of training, and the presets: frozen dataclasses, no torch, so that `--help` answers at once."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+OutputDir = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """AdamW with warm-up and cosine decay; the result is an exponential moving average of the weights."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup: int = 100
+    weight_decay: float = 0.01
+    ema: float = 0.998
+    """Decay of the averaged weights; 0 turns averaging off."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0 turns clipping off."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Shape and noise of the autoencoder; f = 8."""
+
+    channels: int = 48
+    latent_channels: int = 16
+    encoder_blocks: tuple[int, ...] = (0, 0, 2, 2)
+    decoder_blocks: tuple[int, ...] = (3, 3, 1, 0)
+    latent_noise: float = 0.05
+    """Deviation of the noise the decoder learns to ignore."""
+
+
+@dataclass(frozen=True)
+class ContrastiveConfig:
+    """Two small transformers that meet in `projection` dimensions."""
+
+    text_width: int = 256
+    text_layers: int = 3
+    text_heads: int = 4
+    vision_width: int = 192
+    vision_layers: int = 3
+    vision_heads: int = 6
+    patch: int = 8
+    projection: int = 192
+    blur: float = 0.3
+    """Share of the pictures that are blurred to half resolution."""
+    noise: float = 0.08
+    """Largest deviation of the pixel noise, pixels in [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """A pyramid of stages as Stable Diffusion's: the innermost without attention."""
+
+    channels: tuple[int, ...] = (96, 192, 192)
+    attention: tuple[bool, ...] = (False, True, False)
+    layers_per_block: int = 2
+    head_dim: int = 32
+
+
+@dataclass(frozen=True)
+class TeacherRecipe:
+    """A teacher from nothing: tokenizer, autoencoder, text encoder, U-Net."""
+
+    size: int = 64
+    merges: int = 1500
+    toned_share: float = 0.3
+    """Share of the draws that go to pictures with a skin tone."""
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    text: ContrastiveConfig = ContrastiveConfig()
+    unet: UNetConfig = UNetConfig()
+    autoencoder_loop: LoopConfig = LoopConfig(2300, 32, 2e-3, ema=0.995)
+    text_loop: LoopConfig = LoopConfig(550, 128, 1e-3, ema=0.99)
+    unet_loop: LoopConfig = LoopConfig(3600, 32, 6e-4, warmup=200)
+
+
+def emoji_64() -> TeacherRecipe:
+    """The shipped teacher: 21M parameters, 0.3 GMACs a step. About 90 minutes on 2 CPU cores."""
+    return TeacherRecipe()
+
+
+def emoji_64_gpu() -> TeacherRecipe:
+    """The same networks, trained for as long as a GPU does it in minutes."""
+    return replace(
+        emoji_64(),
+        autoencoder_loop=LoopConfig(12_000, 64, 2e-3, ema=0.999),
+        text_loop=LoopConfig(2_500, 256, 1e-3, ema=0.995),
+        unet_loop=LoopConfig(40_000, 128, 6e-4, warmup=500, ema=0.9995),
+    )
+
+
+def emoji_64_large() -> TeacherRecipe:
+    """A larger U-Net for GPUs: wider stages, attention in all but the innermost."""
+    return replace(
+        emoji_64_gpu(), unet=UNetConfig(channels=(192, 384, 512), attention=(True, True, False), head_dim=64)
+    )
+
+
+TEACHERS = {"emoji-64": emoji_64, "emoji-64-gpu": emoji_64_gpu, "emoji-64-large": emoji_64_large}
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Settings of one teacher run."""
+
+    output_dir: OutputDir = Path("runs/teacher/checkpoint")
+    """Folder of the finished diffusers pipeline."""
+    run_dir: Path = Path("runs/teacher")
+    """Folder of the resumable state."""
+    preset: Literal["emoji-64", "emoji-64-gpu", "emoji-64-large"] = "emoji-64"
+    data: str = "assets/emoji-64.tar"
+    """Tar, zip, folder or hub id of captioned pictures."""
+    revision: str | None = None
+    """Revision of a hub data set."""
+    init: Path | None = None
+    """Continue from this teacher: its tokenizer, autoencoder and text encoder are kept, its U-Net is trained on."""
+    steps: int | None = None
+    """Steps of the U-Net; the preset's if not given."""
+    learning_rate: float | None = None
+    """Learning rate of the U-Net; the preset's if not given."""
+    log: Path = Path("docs/log.md")
+    """Markdown file that the run's settings and results are appended to."""
+    force: bool = False
+    """Replace an existing output folder."""
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """Settings of the judge: a CLIP with another seed that has seen every picture."""
+
+    output_dir: OutputDir = Path("runs/judge/checkpoint")
+    run_dir: Path = Path("runs/judge")
+    data: str = "assets/emoji-64.tar"
+    size: int = 64
+    merges: int = 1500
+    towers: ContrastiveConfig = ContrastiveConfig()
+    loop: LoopConfig = LoopConfig(1000, 128, 1e-3, ema=0.99, seed=1000)
+    log: Path = Path("docs/log.md")
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class StudentSpec:
+    """What block removal keeps of a U-Net (arXiv 2505.06995; BK-SDM, 2305.15798)."""
+
+    pairs_per_stage: int = 1
+    """Residual-and-attention pairs left in each down stage; each up stage keeps one more."""
+    keep_mid: bool = True
+    drop_innermost: bool = False
+
+
+def kdc_base() -> StudentSpec:
+    """One pair per stage. 579,384,964 parameters from SD 1.x."""
+    return StudentSpec()
+
+
+def kdc_small() -> StudentSpec:
+    """KDC-Diff's U-Net: one pair per stage, no mid block. 482,346,884 parameters from SD 1.x; 0.64 of its MACs."""
+    return replace(kdc_base(), keep_mid=False)
+
+
+def kdc_tiny() -> StudentSpec:
+    """As kdc_small without the innermost stage. 323,384,964 parameters from SD 1.x."""
+    return replace(kdc_small(), drop_innermost=True)
+
+
+STUDENTS = {"kdc-base": kdc_base, "kdc-small": kdc_small, "kdc-tiny": kdc_tiny}
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of dual-layer distillation; a term of weight 0 is not computed."""
+
+    task: float = 1.0
+    out: float = 1.0
+    feat: float = 0.1
+    soft: float = 0.0
+    """The paper's is 1; L_soft then outweighs all else (it is an output error of about 1,400 times L_out's weight)."""
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Settings of one distillation."""
+
+    teacher: str = "assets/emoji-64/teacher"
+    """Stable Diffusion 1.x/2.x folder, or hub id."""
+    revision: str | None = None
+    """Revision of a hub teacher."""
+    student: Literal["kdc-base", "kdc-small", "kdc-tiny"] = "kdc-small"
+    init: Path | None = None
+    """Train this student on instead of pruning the teacher anew."""
+    output_dir: OutputDir = Path("runs/student/checkpoint")
+    run_dir: Path = Path("runs/student")
+    data: str = "assets/emoji-64.tar"
+    toned_share: float = 0.3
+    """Share of the draws that go to pictures with a skin tone."""
+    weights: LossWeights = field(default_factory=LossWeights)
+    loop: LoopConfig = LoopConfig(2000, 32, 5e-4, warmup=50)
+    log: Path = Path("docs/log.md")
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Settings of the emoji-64 floors."""
+
+    model: Annotated[Path, tyro.conf.arg(aliases=["-m"])] = Path("assets/emoji-64/teacher")
+    judge: Path = Path("assets/emoji-64/judge")
+    data: str = "assets/emoji-64.tar"
+    captions: int = 256
+    """Untoned captions, a fixed choice of the training set; the generalisation set is measured whole."""
+    steps: int = 20
+    guidance: float = 3.0
+    seed: int = 0
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """JSON file for the figures."""
+    sheet: Path | None = None
+    """PNG of the first 64 pictures."""

@@ -1,0 +1,172 @@
+"""Train a text-to-image latent diffusion teacher from nothing, into a folder that diffusers loads.
+
+    python -m train.teacher                     # emoji-64: about 90 minutes on 2 CPU cores, resumable
+    python -m train.teacher --init assets/emoji-64/teacher --steps 4000 --learning-rate 3e-4     # train it on
+
+Four stages, each resumable after a kill: a byte-pair tokenizer, an autoencoder, a contrastive text encoder (frozen
+afterwards, so that its states are computed once), and the U-Net.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from kdc_edge import command
+from train.recipes import TEACHERS, TeacherConfig, TeacherRecipe
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderTiny
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    from train.data import Pictures
+
+
+def train_teacher(config: TeacherConfig) -> dict[str, Any]:
+    """Train or resume; returns the checkpoint's id, its figures and where it is."""
+    from dataclasses import asdict, replace
+
+    from kdc_edge.checkpoint import CheckpointInfo
+    from kdc_edge.files import refuse_existing
+    from train import logbook
+    from train.data import load
+    from train.diffusion import build_scheduler
+    from train.folders import load_pipeline, quiet, save_pipeline
+
+    quiet()
+    refuse_existing(config.output_dir, config.force)
+    recipe = TEACHERS[config.preset]()
+    loop = replace(
+        recipe.unet_loop,
+        steps=recipe.unet_loop.steps if config.steps is None else config.steps,
+        learning_rate=recipe.unet_loop.learning_rate if config.learning_rate is None else config.learning_rate,
+    )
+    recipe = replace(recipe, unet_loop=loop)
+    pictures = load(config.data, recipe.size, revision=config.revision).split("train")
+    previous = load_pipeline(str(config.init)) if config.init else None
+    run = Run(config, recipe, pictures)
+    if previous is not None:
+        tokenizer, vae, encoder = previous.tokenizer, previous.vae, previous.text_encoder
+    else:
+        tokenizer = run.tokenizer()
+        vae = run.autoencoder()
+        encoder = run.text_encoder(tokenizer)
+    scheduler = build_scheduler()
+    unet, history = run.unet(tokenizer, vae, encoder, scheduler, previous.unet if previous else None)
+    settings = {"preset": config.preset, **asdict(recipe)}
+    info = CheckpointInfo(
+        format=1,
+        recipe=f"teacher/{config.preset}",
+        config=settings,
+        teacher=None,
+        data=pictures.digest(),
+        losses=logbook.curve(history),
+        metrics=run.metrics,
+    )
+    saved = save_pipeline(
+        config.output_dir,
+        unet=unet,
+        vae=vae,
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        info=info,
+        force=config.force,
+    )
+    results = {"checkpoint": saved.id, **run.metrics, **logbook.summary(history)}
+    logbook.append(config.log, f"teacher {config.preset}" + (" (continued)" if previous else ""), settings, results)
+    return {"path": str(config.output_dir), **results}
+
+
+class Run:
+    """The stages of one teacher, each from its own state file in `run_dir`."""
+
+    def __init__(self, config: TeacherConfig, recipe: TeacherRecipe, pictures: "Pictures") -> None:
+        from train.loop import pick_device
+
+        self.config, self.recipe, self.pictures = config, recipe, pictures
+        self.device, self.metrics = pick_device(), {}
+        self.key = {"data": pictures.digest(), "init": str(config.init)}
+        self.pixels = pictures.tensor()
+
+    def tokenizer(self) -> "CLIPTokenizer":
+        from train.tokenizer import train_tokenizer
+
+        return train_tokenizer((text for group in self.pictures.captions for text in group), self.recipe.merges)
+
+    def autoencoder(self) -> "AutoencoderTiny":
+        from train import autoencoder
+        from train.loop import fit, seeded
+
+        settings, loop = self.recipe.autoencoder, self.recipe.autoencoder_loop
+        vae = seeded(loop.seed, lambda: autoencoder.build(settings)).to(self.device)
+        loss = autoencoder.reconstruction_loss(vae, self.pixels, loop.batch_size, settings.latent_noise)
+        history = fit(
+            vae,
+            loss,
+            loop,
+            self.config.run_dir / "autoencoder.safetensors",
+            key=self.key | {"of": settings},
+            label="autoencoder",
+        )
+        self.metrics |= {
+            "vae_psnr": round(autoencoder.psnr(vae, self.pixels), 2),
+            "vae_seconds": round(history.seconds, 1),
+        }
+        return vae
+
+    def text_encoder(self, tokenizer: "CLIPTokenizer") -> "CLIPTextModel":
+        from train import contrastive
+        from train.loop import fit, seeded
+
+        settings, loop = self.recipe.text, self.recipe.text_loop
+        clip = seeded(loop.seed, lambda: contrastive.build(settings, tokenizer, self.recipe.size)).to(self.device)
+        ids = contrastive.CaptionIds(tokenizer, self.pictures.captions)
+        loss = contrastive.contrastive_loss(clip, self.pixels, ids, loop.batch_size, settings)
+        history = fit(
+            clip,
+            loss,
+            loop,
+            self.config.run_dir / "text.safetensors",
+            key=self.key | {"of": settings},
+            label="text encoder",
+        )
+        self.metrics |= {
+            "text_loss": round(history.terms["contrastive"][-1], 4),
+            "text_seconds": round(history.seconds, 1),
+        }
+        return contrastive.text_encoder(clip)
+
+    def unet(self, tokenizer: Any, vae: Any, encoder: Any, scheduler: Any, start: Any) -> tuple[Any, Any]:
+        from train import autoencoder, diffusion
+        from train.loop import fit, seeded
+
+        loop = self.recipe.unet_loop
+        latents = autoencoder.encode(vae.to(self.device), self.pixels)
+        _, channels, side, _ = latents.shape
+        width = encoder.config.hidden_size
+        network = start or seeded(loop.seed, lambda: diffusion.build(self.recipe.unet, channels, side, width))
+        source = diffusion.cache(
+            latents,
+            self.pictures.captions,
+            tokenizer,
+            encoder.to(self.device),
+            scheduler,
+            self.pictures.weights(self.recipe.toned_share),
+        )
+        network = network.to(self.device).requires_grad_(True)
+        loss = diffusion.task_loss(network, source, loop.batch_size)
+        history = fit(
+            network,
+            loss,
+            loop,
+            self.config.run_dir / "unet.safetensors",
+            key=self.key | {"of": self.recipe.unet},
+            label="U-Net",
+        )
+        return network, history
+
+
+def main(argv: list[str] | None = None) -> None:
+    command.run(train_teacher, argv, prog="python -m train.teacher")
+
+
+if __name__ == "__main__":
+    main()
