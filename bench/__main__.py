@@ -1,0 +1,13 @@
+"""`python -m bench`: measure bundles, with nothing but kdc_edge and a runtime installed."""
+
+from bench.compare import compare
+from bench.report import report
+from kdc_edge import command
+
+
+def main(argv: list[str] | None = None) -> None:
+    command.run({"compare": compare, "report": report}, argv, prog="python -m bench")
+
+
+if __name__ == "__main__":
+    main()
