@@ -1,4 +1,3 @@
-# make demo        set up, then the whole line on the shipped teacher: demo/report.html
 # make test        set up, lint, type-check, fast tests
 # make test-slow   shipped models, full-size conversions, long runs
 # make system-deps what needs root (fonts); without it the tests that use it skip
@@ -12,7 +11,7 @@ SYSTEM_PACKAGES := fonts-noto-color-emoji unicode-data
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: install demo test test-slow lint system-deps clean
+.PHONY: install test test-slow lint system-deps clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -43,24 +42,6 @@ system-deps:
 	else \
 		echo "system-deps: needs root and apt-get; skipped: $(SYSTEM_PACKAGES)"; \
 	fi
-
-DEMO_PROMPTS := "red apple" "grinning face" "red heart" "flag: Japan" "dog face" "pizza" "soccer ball" "sun" \
-	"waving hand: dark skin tone" "green apple" "rocket" "broken heart"
-
-# About seven minutes on 2 cores after the installation: prune and distil for a short while, then go on with the shipped student.
-demo: $(STAMP)
-	rm -rf demo
-	$(BIN)/python -m train.distill --teacher assets/emoji-64/teacher --student kdc-small --steps 120 --run-dir demo/run \
-		--log demo/log.md --output-dir demo/distilled
-	$(BIN)/python -m convert.onnx --model assets/emoji-64/teacher --output-dir demo/teacher --name emoji-64-teacher
-	$(BIN)/python -m convert.onnx --model assets/emoji-64/student --output-dir demo/student --name emoji-64-student
-	$(BIN)/kdc-edge inspect demo/student
-	$(BIN)/python -m bench compare demo/teacher demo/student --output demo/timings.json
-	$(BIN)/kdc-edge generate $(DEMO_PROMPTS) --bundle demo/teacher --seed 1 --sheet --output demo/teacher.png
-	$(BIN)/kdc-edge generate $(DEMO_PROMPTS) --bundle demo/student --seed 1 --sheet --output demo/student.png
-	$(BIN)/python -m bench report --bundles demo/teacher demo/student --pictures demo/teacher.png demo/student.png \
-		--timings demo/timings.json --training demo/distilled --output demo/report.html
-	@echo "The report: $(CURDIR)/demo/report.html"
 
 clean:
 	rm -rf build dist demo runs .hypothesis .mypy_cache .pytest_cache .ruff_cache

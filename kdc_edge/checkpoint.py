@@ -82,7 +82,7 @@ class Checkpoint:
     def config(self, component: str) -> dict[str, Any]:
         """The parsed config of `unet`, `vae`, `text_encoder`, `tokenizer` or `scheduler`."""
         path = self.path / component / CONFIGS[component]
-        config = read_json(path)
+        config = read_json(path, infinities=True)
         if not isinstance(config, dict):
             raise BundleError(f"{path}: must be a JSON object; {AGAIN}")
         return config

@@ -35,8 +35,8 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_json(path: Path) -> Any:
-    """Strict JSON: UTF-8, no NaN or Infinity, no key twice. Raises BundleError."""
+def read_json(path: Path, infinities: bool = False) -> Any:
+    """Strict JSON: UTF-8, no key twice, NaN and Infinity only where `infinities` lets them. Raises BundleError."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -44,7 +44,8 @@ def read_json(path: Path) -> Any:
     except UnicodeDecodeError as error:
         raise BundleError(f"{path}: not UTF-8 at byte {error.start}; fetch or make it again") from None
     try:
-        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+        constant = float if infinities else _no_constant
+        return json.loads(text, parse_constant=constant, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: not valid JSON: {error}; fetch or make it again") from None
 
@@ -205,7 +206,7 @@ def _flush(folder: Path) -> None:
                 os.fsync(file.fileno())
 
 
-def _no_constant(name: str) -> None:
+def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from kdc_edge import schema
 from kdc_edge.checkpoint import Checkpoint
-from kdc_edge.errors import BundleError, suggest
+from kdc_edge.errors import BundleError, UsageError, suggest
 from kdc_edge.manifest import PipelineSpec
 from kdc_edge.ports import COMPONENTS, Ports
 
@@ -44,8 +44,11 @@ def pipeline_spec(
 ) -> PipelineSpec:
     """The pipeline of a checkpoint; `sampler` None is the one its scheduler stands for.
 
-    Raises BundleError for components that do not fit each other and for a scheduler setting that is not implemented.
+    Raises UsageError for impossible steps or guidance, BundleError for components that do not fit each other and for a
+    scheduler setting that is not implemented.
     """
+    if steps < 1 or not guidance >= 0:
+        raise UsageError(f"steps is {steps} and guidance {guidance:g}; they must be at least 1 and at least 0")
     unet, vae, text = (checkpoint.config(name) for name in ("unet", "vae", "text_encoder"))
     own_sampler, betas = _betas(checkpoint)
     latent = _latent(checkpoint, unet, vae)

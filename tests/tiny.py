@@ -1,17 +1,15 @@
 """Seeded Stable Diffusion folders of under 0.3M parameters: the same classes and files as the real ones, in milliseconds."""
 
-import json
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from train.tokenizer import train_tokenizer
 
 WIDTH = 32  # of the text embedding
 WORDS = ["red apple", "green heart", "waving hand: medium skin tone", "flag: Norway", "grinning face with big eyes"]
-START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def emoji_checkpoint(folder: Path) -> Path:
@@ -45,29 +43,8 @@ def sd_checkpoint(folder: Path) -> Path:
 
 
 def tokenizer() -> CLIPTokenizer:
-    """A byte-pair tokenizer of CLIP's shape with a few hundred merges."""
-    blank = CLIPTokenizer()._tokenizer
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=END))
-    bpe.normalizer = normalizers.Sequence([blank.normalizer])
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([blank.pre_tokenizer])
-    alphabet = ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=700, special_tokens=[START, END], end_of_word_suffix="</w>", initial_alphabet=alphabet
-    )
-    # a byte ends words too, so that any text has an id
-    bpe.train_from_iterator([*WORDS, *sorted(alphabet)], trainer)
-    return CLIPTokenizer(vocab=_with_endings(bpe), merges=_merges(bpe), model_max_length=77)
-
-
-def _with_endings(bpe: Tokenizer) -> dict[str, int]:
-    vocab = bpe.get_vocab()
-    for byte in sorted(ByteLevel.alphabet()):
-        vocab.setdefault(f"{byte}</w>", len(vocab))
-    return vocab
-
-
-def _merges(bpe: Tokenizer) -> list[tuple[str, str]]:
-    return [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
+    """A byte-pair tokenizer of CLIP's shape with a few merges."""
+    return train_tokenizer(WORDS, merges=200)
 
 
 def _unet(latent_channels: int, widths: tuple[int, ...]) -> UNet2DConditionModel:

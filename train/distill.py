@@ -9,6 +9,7 @@ scheduler, and is saved as a folder that diffusers loads unchanged.
 from typing import TYPE_CHECKING, Any
 
 from kdc_edge import command
+from train.quiet import quiet
 from train.recipes import STUDENTS, DistillConfig, LossWeights
 
 if TYPE_CHECKING:
@@ -20,16 +21,16 @@ if TYPE_CHECKING:
 
 def distill(config: DistillConfig) -> dict[str, Any]:
     """Prune, train, save; returns the student's id, sizes and losses."""
+    quiet()
     from dataclasses import asdict
 
     from kdc_edge.checkpoint import Checkpoint, CheckpointInfo
     from kdc_edge.files import refuse_existing
     from train import logbook
-    from train.folders import load_pipeline, quiet, save_pipeline
+    from train.folders import load_pipeline, save_pipeline
     from train.loop import fit, pick_device
     from train.student import build_student
 
-    quiet()
     refuse_existing(config.output_dir, config.force)
     pipeline = load_pipeline(config.teacher, config.revision)
     teacher_id = Checkpoint.open(config.teacher).id if not config.revision else f"{config.teacher}@{config.revision}"

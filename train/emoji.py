@@ -1,6 +1,6 @@
 """Build the emoji-64 data set: every fully-qualified emoji of a font, rendered and captioned.
 
-    python -m train.emoji -o assets/emoji-64.tar        # about 20 s
+    python -m train.emoji -o assets/emoji-64.tar        # about ten minutes
 
 One tar in the `imagefolder` convention (pictures beside a `metadata.jsonl`), byte for byte reproducible from the same
 font, `emoji-test.txt` and Pillow. Columns: `file_name`, `text` (the CLDR name), `group`, `subgroup`, `base` (the name

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdc_edge import command
+from train.quiet import quiet
 from train.recipes import EvaluateConfig
 
 if TYPE_CHECKING:
@@ -27,14 +28,14 @@ CHOICE = 20_261  # seed of the fixed choice of captions
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """All figures of one model, with what they rest on."""
+    quiet()
     from kdc_edge.checkpoint import Checkpoint
     from kdc_edge.files import write_json
     from kdc_edge.torch_ref.judge import Judge
     from train import autoencoder
     from train.data import load
-    from train.folders import load_pipeline, quiet
+    from train.folders import load_pipeline
 
-    quiet()
     checkpoint = Checkpoint.open(config.model)
     pipeline = load_pipeline(str(config.model))
     pictures = load(config.data, pipeline.unet.config.sample_size * pipeline.vae_scale_factor)

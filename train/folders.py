@@ -1,11 +1,9 @@
 """Checkpoints in and out: diffusers pipeline folders in fp16 shards under 16 MiB, with `kdc.json` beside them."""
 
 import copy
-import logging
 from dataclasses import asdict
 from pathlib import Path
 
-import diffusers
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
@@ -16,8 +14,6 @@ from kdc_edge.errors import UsageError
 from kdc_edge.files import read_json, replace_dir, write_json
 
 SHARD = "15MB"
-
-logging.getLogger("diffusers").setLevel(logging.ERROR)
 
 
 def save_pipeline(
@@ -73,13 +69,3 @@ def load_pipeline(source: str, revision: str | None = None) -> StableDiffusionPi
         module.eval().requires_grad_(False)
     pipeline.unet.to(memory_format=torch.channels_last)
     return pipeline
-
-
-def quiet() -> None:
-    """The libraries' own progress bars and advice are not this program's output."""
-    import transformers
-
-    diffusers.utils.logging.set_verbosity_error()
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()

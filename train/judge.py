@@ -8,21 +8,22 @@ The result is a plain `transformers` `CLIPModel` folder with its tokenizer.
 from typing import Any
 
 from kdc_edge import command
+from train.quiet import quiet
 from train.recipes import JudgeConfig
 
 
 def train_judge(config: JudgeConfig) -> dict[str, Any]:
     """Train or resume; returns the last loss and where the judge is."""
+    quiet()
     from dataclasses import asdict
 
     from kdc_edge.files import refuse_existing, replace_dir
     from train import contrastive, logbook
     from train.data import load
-    from train.folders import half, quiet
+    from train.folders import half
     from train.loop import fit, pick_device, seeded
     from train.tokenizer import train_tokenizer
 
-    quiet()
     refuse_existing(config.output_dir, config.force)
     pictures = load(config.data, config.size)
     tokenizer = train_tokenizer((text for group in pictures.captions for text in group), config.merges)

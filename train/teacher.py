@@ -10,6 +10,7 @@ afterwards, so that its states are computed once), and the U-Net.
 from typing import TYPE_CHECKING, Any
 
 from kdc_edge import command
+from train.quiet import quiet
 from train.recipes import TEACHERS, TeacherConfig, TeacherRecipe
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 def train_teacher(config: TeacherConfig) -> dict[str, Any]:
     """Train or resume; returns the checkpoint's id, its figures and where it is."""
+    quiet()
     from dataclasses import asdict, replace
 
     from kdc_edge.checkpoint import CheckpointInfo
@@ -28,9 +30,8 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
     from train import logbook
     from train.data import load
     from train.diffusion import build_scheduler
-    from train.folders import load_pipeline, quiet, save_pipeline
+    from train.folders import load_pipeline, save_pipeline
 
-    quiet()
     refuse_existing(config.output_dir, config.force)
     recipe = TEACHERS[config.preset]()
     loop = replace(

@@ -1,0 +1,168 @@
+"""One component of a checkpoint → one ONNX file.
+
+Opset 18 keeps to operators every execution provider knows: GroupNorm as InstanceNormalization, attention as MatMul and
+Softmax. The batch is dynamic, all else is fixed by the checkpoint. Weights carry their names in the checkpoint, with ".T"
+added where MatMul wants them transposed and ".view" where they have axes of 1 more. Traces, paths and graph names of
+the exporter are removed: the same weights give the same bytes.
+"""
+
+import hashlib
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convert.process import peak_mib
+from kdc_edge.checkpoint import Checkpoint
+from kdc_edge.ports import Ports, free_axes, zeros
+from kdc_edge.spec import component_ports, pipeline_spec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
+    import torch
+
+OPSET = 18
+EXTERNAL_BYTES = 1_500_000_000  # a protobuf ends at 2 GB: above this, weights go to model.onnx.data beside it
+MODEL, EXTERNAL = "model.onnx", "model.onnx.data"
+PREFIX = "model."  # of the wrapped network's parameters
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What the export of one component took, and what the network costs at batch 1."""
+
+    seconds: float
+    peak_mib: float
+    parameters: int
+    macs: int
+
+
+def export_component(checkpoint: Path, component: str, folder: Path, half: bool) -> Exported:
+    """Writes `folder`/model.onnx. `half` stores matrices and convolutions as fp16, each followed by a Cast to fp32."""
+    from kdc_edge.torch_ref.macs import count
+    from kdc_edge.torch_ref.networks import load_network
+
+    start = time.perf_counter()
+    opened = Checkpoint.open(checkpoint)
+    ports = component_ports(opened, pipeline_spec(opened))[component]
+    network = load_network(opened, component)
+    cost = count(network, _tensors(ports, batch=1))
+    model = _trace(network, ports, _tensors(ports, batch=2))
+    weights = _name_weights(model.graph, network)
+    if half:
+        _store_half(model.graph, weights)
+    _save(model, folder / MODEL)
+    return Exported(time.perf_counter() - start, peak_mib(), cost.parameters, cost.macs)
+
+
+def _tensors(ports: Ports, batch: int) -> dict[str, "torch.Tensor"]:
+    import torch
+
+    return {name: torch.from_numpy(array) for name, array in zeros(ports.inputs, {"batch": batch}).items()}
+
+
+def _trace(network: "torch.nn.Module", ports: Ports, inputs: dict[str, "torch.Tensor"]) -> "ir.Model":
+    """The network as an optimised ONNX graph with the port table's names."""
+    import torch
+
+    # diffusers asks for batches of 64 and more whether they are contiguous; ONNX has no such notion
+    batch = torch.export.Dim("batch", min=1, max=63)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside the exporter
+        program = torch.onnx.export(
+            network,
+            (),
+            kwargs=inputs,
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes={name: dict.fromkeys(axes, batch) for name, axes in free_axes(ports.inputs).items()},
+            output_names=[port.name for port in ports.outputs],
+            optimize=False,
+            verbose=False,
+        )
+        program.optimize()
+    _tidy(program.model)
+    return program.model
+
+
+def _tidy(model: "ir.Model") -> None:
+    """No traces, no paths, no names but those of weights, inputs and outputs."""
+    graph = model.graph
+    values = [*graph.inputs, *graph.initializers.values()]
+    for i, node in enumerate(graph):
+        node.name = f"{node.op_type}_{i}"
+        values += node.outputs
+        node.metadata_props.clear()
+        node.doc_string = None
+    for value in values:
+        value.metadata_props.clear()
+    graph.metadata_props.clear()
+    model.metadata_props.clear()
+
+
+def _name_weights(graph: "ir.Graph", network: "torch.nn.Module") -> list[str]:
+    """Gives weights, and what was folded out of one of them, its name; lists them. The rest are constants of the graph."""
+    folded = _folded_names(network)
+    weights = []
+    for value in list(graph.initializers.values()):
+        name = value.name if value.name.startswith(PREFIX) else folded.get(_digest(value.const_value.numpy()))
+        if name is not None:
+            value.name = name.removeprefix(PREFIX)
+            weights.append(value.name)
+    return weights
+
+
+def _folded_names(network: "torch.nn.Module") -> dict[bytes, str]:
+    """Digest of a weight's values, also transposed → the name of an initializer that holds them.
+
+    Weights that are one number throughout are left out: any constant may equal them.
+    """
+    names = {}
+    for name, parameter in network.named_parameters():
+        array = parameter.numpy()
+        if (array == array.flat[0]).all():
+            continue
+        names[_digest(array)] = f"{name}.view"
+        if array.ndim == 2:
+            names[_digest(array.T)] = f"{name}.T"
+    return names
+
+
+def _digest(array: "np.ndarray") -> bytes:
+    import numpy as np
+
+    return hashlib.sha256(np.ascontiguousarray(array).data).digest()
+
+
+def _store_half(graph: "ir.Graph", weights: list[str]) -> None:
+    """Every weight of two or more dimensions → an fp16 one of the same name and a Cast, folded by runtimes at load."""
+    import numpy as np
+    import onnx_ir as ir
+
+    first = graph[0]
+    for name in weights:
+        wide = graph.initializers[name]
+        tensor = wide.const_value
+        if len(tensor.shape) < 2:
+            continue
+        del graph.initializers[name]
+        narrow = ir.Value(name=name, const_value=ir.tensor(tensor.numpy().astype(np.float16), name=name))
+        narrow.type, narrow.shape = ir.TensorType(ir.DataType.FLOAT16), wide.shape
+        cast = ir.node("Cast", [narrow], {"to": ir.DataType.FLOAT}, name=f"{name}.cast")
+        cast.outputs[0].name = wide.name = f"{name}.fp32"
+        cast.outputs[0].type, cast.outputs[0].shape = wide.type, wide.shape
+        ir.convenience.replace_all_uses_with(wide, cast.outputs[0])
+        graph.initializers.add(narrow)
+        graph.insert_before(first, cast)
+
+
+def _save(model: "ir.Model", path: Path) -> None:
+    import onnx_ir as ir
+
+    weights = sum(value.const_value.nbytes for value in model.graph.initializers.values())
+    if weights > EXTERNAL_BYTES:
+        ir.save(model, path, external_data=EXTERNAL)
+    else:
+        ir.save(model, path)

@@ -1,0 +1,167 @@
+"""What a bad checkpoint, a full machine, a failed gate or a kill gets: one clear line, its exit code, nothing left behind."""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from convert import estimate, onnx, parity, process
+from convert.onnx import main
+from kdc_edge.errors import ResourceError
+from kdc_edge.files import replace_dir
+
+ROOT = Path(__file__).resolve().parents[2]
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def copy(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports without the cost of another import of torch."""
+    monkeypatch.setattr(onnx, "in_own_process", lambda _, fn, *args: fn(*args))
+
+
+def convert(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as done:
+        main([str(argument) for argument in arguments])
+    return done.value.code
+
+
+def refused(capsys: pytest.CaptureFixture[str], folder: Path, *arguments: object) -> tuple[int, str]:
+    """Exit code and stderr of a conversion that must leave only `model` in `folder`."""
+    code = convert("--model", folder / "model", "-o", folder / "out", *arguments)
+    assert sorted(path.name for path in folder.iterdir()) in ([], ["model"])
+    return code, capsys.readouterr().err
+
+
+def truncate(model: Path) -> None:
+    data = (model / WEIGHTS).read_bytes()
+    (model / WEIGHTS).write_bytes(data[: len(data) // 2])
+
+
+def pickle(model: Path) -> None:
+    (model / WEIGHTS).rename(model / "unet" / "diffusion_pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (truncate, "diffusion_pytorch_model.safetensors"),
+        (pickle, "diffusion_pytorch_model.bin: a pickle"),
+        (lambda model: (model / WEIGHTS).unlink(), "no .safetensors weights"),
+        (lambda model: (model / "unet" / "config.json").write_text("{"), "not valid JSON"),
+        (lambda model: (model / "kdc.json").write_text('{"format": 99}'), "update kdc-edge"),
+        (lambda model: shutil.rmtree(model), "no such folder"),
+    ],
+    ids=["truncated", "pickle", "no weights", "broken config", "newer format", "nothing there"],
+)
+def test_a_damaged_checkpoint_is_exit_5(damage, says: str, copy: Path, tmp_path: Path, capsys):
+    damage(copy)
+    code, text = refused(capsys, tmp_path, "--components", "vae_decoder")
+    assert code == 5
+    assert says in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--precision", "fp15"), ("--components", "vae"), ("--precison", "fp16"), ("--steps", "few")]
+)
+def test_an_unknown_value_or_flag_is_exit_2(arguments: tuple[str, ...], copy: Path, tmp_path: Path, capsys):
+    assert refused(capsys, tmp_path, *arguments)[0] == 2
+
+
+@pytest.mark.parametrize("arguments", [("--steps", "0"), ("--guidance", "-1")])
+def test_an_impossible_default_is_refused(arguments: tuple[str, ...], copy: Path, tmp_path: Path, capsys):
+    code, text = refused(capsys, tmp_path, *arguments)
+    assert code == 2
+    assert arguments[0].removeprefix("--") in text
+
+
+def test_an_existing_output_is_exit_2_and_untouched(copy: Path, tmp_path: Path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    assert convert("--model", copy, "-o", tmp_path / "out") == 2
+    assert "--force" in capsys.readouterr().err
+    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
+
+
+def test_too_little_memory_is_exit_4_before_anything_starts(copy: Path, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr(estimate, "available_mib", lambda: 100)
+    code, text = refused(capsys, tmp_path)
+    assert code == 4
+    assert "100 are available" in text
+    assert "--components" in text
+
+
+def test_too_little_disk_is_exit_4_before_anything_starts(copy: Path, tmp_path: Path, capsys, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(estimate.shutil, "disk_usage", lambda _: usage._replace(free=2**20))
+    code, text = refused(capsys, tmp_path)
+    assert code == 4
+    assert "1 MiB free" in text
+
+
+def test_a_disk_that_fills_up_is_exit_4(copy: Path, tmp_path: Path, capsys, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(onnx, "in_own_process", full)
+    code, text = refused(capsys, tmp_path)
+    assert code == 4
+    assert "disk is full" in text
+
+
+def test_below_its_floor_is_exit_1_with_both_numbers(copy: Path, tmp_path: Path, capsys, monkeypatch, in_this_process):
+    monkeypatch.setitem(parity.FLOORS, "fp32", 190.0)
+    code, text = refused(capsys, tmp_path, "--components", "vae_decoder")
+    assert code == 1
+    assert "vae_decoder" in text
+    assert "floor 190" in text
+
+
+def test_some_components_alone_are_checked_too(copy: Path, tmp_path: Path, capsys, in_this_process):
+    assert convert("--model", copy, "-o", tmp_path / "out", "--components", "vae_decoder", "--json") == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(result["parity"]) == {"vae_decoder"}
+    assert result["picture"] == "not measured"
+
+
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(copy: Path, tmp_path: Path, capsys):
+    assert convert("--model", copy, "-o", tmp_path / "out", "--dry-run", "--json") == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["estimate"]["by"] == "estimated"
+    assert result["estimate"]["memory_mib"]["unet"] >= 500
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_child_killed_by_the_system_is_out_of_memory():
+    with pytest.raises(ResourceError, match="unet: its process was killed, most likely for want of memory"):
+        process.in_own_process("unet", os._exit, 137)
+
+
+def test_a_kill_leaves_no_half_bundle(copy: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "convert.onnx", "--model", copy, "-o", tmp_path / "out"]
+    running = subprocess.Popen([str(word) for word in command], cwd=ROOT, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".out.*.partial/tokenizer/vocab.json")):
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    assert not (tmp_path / "out").exists()
+    with contextlib.suppress(ZeroDivisionError), replace_dir(tmp_path / "out", force=False):
+        raise ZeroDivisionError  # the next writer, whatever becomes of it, clears up
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -1,0 +1,71 @@
+"""What ships: whole, within its sizes, and of one family."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kdc_edge import Bundle, Checkpoint
+from kdc_edge.pipeline import DEFAULT_BUNDLE
+
+ASSETS = Path(__file__).parents[1] / "assets" / "emoji-64"
+pytestmark = pytest.mark.skipif(not (ASSETS / "teacher").exists(), reason="the shipped weights are still being trained")
+MB, MIB = 1_000_000, 2**20
+
+
+def bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_teacher_is_small_enough_and_in_small_shards() -> None:
+    Checkpoint.open(ASSETS / "teacher")
+    assert bytes_in(ASSETS / "teacher") < 80 * MB
+    assert all(path.stat().st_size < 16 * MIB for path in ASSETS.rglob("*.safetensors"))
+
+
+def test_the_student_comes_from_the_teacher_and_is_smaller() -> None:
+    info = Checkpoint.open(ASSETS / "student").info
+    assert info is not None and info.teacher == Checkpoint.open(ASSETS / "teacher").id
+    assert info.metrics["parameters"] <= 0.6 * info.metrics["teacher_parameters"]
+
+
+def test_the_default_bundle_comes_from_the_student_and_fits_into_the_package() -> None:
+    bundle = Bundle.open(DEFAULT_BUNDLE)
+    assert bundle.manifest.provenance.checkpoint == Checkpoint.open(ASSETS / "student").id
+    assert bytes_in(DEFAULT_BUNDLE) <= 25 * MB
+
+
+def test_the_log_names_every_checkpoint_that_ships() -> None:
+    log = (ASSETS.parents[1] / "docs" / "log.md").read_text(encoding="utf-8")
+    for name in ("teacher", "student"):
+        assert Checkpoint.open(ASSETS / name).id in log
+
+
+@pytest.mark.parametrize("name", ["teacher", "student"])
+def test_diffusers_loads_and_draws(name: str) -> None:
+    import numpy as np
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(ASSETS / name)
+    pipeline.set_progress_bar_config(disable=True)
+    picture = pipeline("red apple", height=64, width=64, num_inference_steps=3, output_type="np").images[0]
+    assert np.isfinite(picture).all() and picture.std() > 2 / 255
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["teacher", "student"])
+def test_the_shipped_weights_reach_their_floors(name: str) -> None:
+    from train.evaluate import evaluate
+    from train.recipes import EvaluateConfig
+
+    floors = json.loads((ASSETS / "floors.json").read_text(encoding="utf-8"))[name]
+    figures = evaluate(EvaluateConfig(ASSETS / name))
+    measured = {
+        "by_text_top1": figures["generated"]["by_text"]["top1"],
+        "by_text_top5": figures["generated"]["by_text"]["top5"],
+        "by_picture_top1": figures["generated"]["by_picture"]["top1"],
+        "by_picture_top5": figures["generated"]["by_picture"]["top5"],
+        "unseen_tone": figures["generated"]["unseen_tone"],
+        "vae_psnr": figures["vae_psnr"],
+    }
+    assert {key: value for key, value in measured.items() if not value >= floors[key]} == {}

@@ -1,0 +1,24 @@
+"""The README's Python runs and prints what the README says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdc_edge.pipeline import DEFAULT_BUNDLE
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.mark.skipif(not DEFAULT_BUNDLE.exists(), reason="the default bundle is made from weights still being trained")
+def test_its_python_prints_what_stands_below_it(tmp_path: Path) -> None:
+    code, printed = re.search(
+        r"```python\n(.*?)```\s+```\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL
+    ).groups()
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert (done.stdout, done.stderr) == (printed, "")
+    assert (tmp_path / "apple.png").stat().st_size > 1000
