@@ -146,10 +146,7 @@ def _read_info(path: Path) -> CheckpointInfo | None:
     if not path.exists():
         return None
     data = read_json(path)
-    found = data.get("format") if isinstance(data, dict) else None
-    if isinstance(found, int) and found != FORMAT:
-        advice = "update kdc-edge" if found > FORMAT else "train it again"
-        raise BundleError(f"{path}: format {found}, this kdc-edge reads {FORMAT}; {advice}")
+    schema.check_format(data, FORMAT, path, if_older="train it again")
     return schema.parse(CheckpointInfo, data, path)
 
 

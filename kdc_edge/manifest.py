@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from kdc_edge import schema
-from kdc_edge.errors import BundleError, suggest
+from kdc_edge.errors import suggest
 from kdc_edge.ports import COMPONENTS, Port, Ports
 
 FORMAT = 1
@@ -141,10 +141,7 @@ class Manifest:
 
 def parse(data: object, where: object) -> Manifest:
     """The manifest in JSON data; BundleError for another format, an unknown key or an impossible value."""
-    found = data.get("format") if isinstance(data, dict) else None
-    if isinstance(found, int) and found != FORMAT:
-        advice = "update kdc-edge" if found > FORMAT else "convert the model again"
-        raise BundleError(f"{where}: format {found}, this kdc-edge reads {FORMAT}; {advice}")
+    schema.check_format(data, FORMAT, where, if_older="convert the model again")
     return schema.parse(Manifest, data, where)
 
 

@@ -26,6 +26,14 @@ def parse(cls: type[T], data: object, where: object) -> T:
         raise BundleError(f"{where}: {error}") from None
 
 
+def check_format(data: object, wanted: int, where: object, if_older: str) -> None:
+    """BundleError for JSON data whose `format` is another number; a missing one is left to `parse`."""
+    found = data.get("format") if isinstance(data, dict) else None
+    if isinstance(found, int) and found != wanted:
+        advice = "update kdc-edge" if found > wanted else if_older
+        raise BundleError(f"{where}: format {found}, this kdc-edge reads {wanted}; {advice}")
+
+
 def dump(obj: object) -> Any:
     """The JSON data `parse` would build `obj` from."""
     if dataclasses.is_dataclass(obj) and not isinstance(obj, type):

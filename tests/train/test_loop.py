@@ -1,5 +1,6 @@
 """The training loop survives a kill and goes on bit for bit."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from kdc_edge.errors import GateError, UsageError
+from kdc_edge.errors import GateError, ResourceError, UsageError
+from train import loop
 from train.loop import fit, generator_at, seeded
 from train.recipes import LoopConfig
 
@@ -88,3 +90,22 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
 def test_the_randomness_of_a_step_is_its_own() -> None:
     a, b = (torch.randn(3, generator=generator_at(1, step)) for step in (5, 6))
     assert torch.equal(a, torch.randn(3, generator=generator_at(1, 5))) and not torch.equal(a, b)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = tmp_path / "state.safetensors"
+    saved: list[int] = []
+
+    def save(tensors: object, path: Path, about: dict[str, str]) -> None:
+        if len(saved) == 1:
+            Path(path).write_bytes(b"half a file")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        saved.append(int(about["step"]))
+        save_file(tensors, path, about)
+
+    monkeypatch.setattr(loop, "save_file", save)
+    with pytest.raises(ResourceError, match="disk is full"):
+        train(state)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
+    assert torch.equal(train(state).weight, train(tmp_path / "whole.safetensors").weight)
