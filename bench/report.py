@@ -60,11 +60,12 @@ def section(title: str, content: str) -> str:
 
 
 def pictures(bundles: Sequence[Bundle], paths: Sequence[Path]) -> str:
-    return "".join(
+    figures = "".join(
         f'<figure><img alt="Pictures by {escape(label(bundle))}" src="data:image/png;base64,{encoded(path)}">'
         f"<figcaption>{escape(label(bundle))}</figcaption></figure>"
         for bundle, path in zip(bundles, paths, strict=True)
     )
+    return f'<div class="pictures">{figures}</div>'
 
 
 def encoded(path: Path) -> str:
