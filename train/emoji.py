@@ -1,6 +1,6 @@
 """Build the emoji-64 data set: every fully-qualified emoji of a font, rendered and captioned.
 
-    python -m train.emoji -o assets/emoji-64.tar        # about ten minutes
+    python -m train.emoji -o assets/emoji-64.tar        # about a minute
 
 One tar in the `imagefolder` convention (pictures beside a `metadata.jsonl`), byte for byte reproducible from the same
 font, `emoji-test.txt` and Pillow. Columns: `file_name`, `text` (the CLDR name), `group`, `subgroup`, `base` (the name
@@ -16,8 +16,10 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import tyro
 from PIL import Image, ImageDraw, ImageFont, features
 
 from kdc_edge import command
@@ -35,7 +37,7 @@ TONE = re.compile(r"(?:light|medium-light|medium|medium-dark|dark) skin tone")
 class EmojiConfig:
     """Where the glyphs and their names come from."""
 
-    output: Path
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Tar file to write."""
     font: Path = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
     """Colour emoji font (Debian: fonts-noto-color-emoji)."""
@@ -141,7 +143,7 @@ def pack(records: list[Emoji], pictures: dict[str, Image.Image]) -> bytes:
         add(tar, "metadata.jsonl", metadata.encode())
         for record in records:
             encoded = io.BytesIO()
-            pictures[record.file_name].save(encoded, "WEBP", lossless=True, quality=100, method=6)
+            pictures[record.file_name].save(encoded, "WEBP", lossless=True, quality=80, method=6)
             add(tar, record.file_name, encoded.getvalue())
     return buffer.getvalue()
 

@@ -10,6 +10,7 @@ from kdc_edge.errors import MissingBackend, UsageError
 from train.data import Pictures
 from train.emoji import EmojiConfig, build, parse, render, row
 
+ASSET = Path(__file__).parents[2] / "assets" / "emoji-64.tar"
 FONT = EmojiConfig(Path("x")).font
 LINES = """\
 # group: People & Body
@@ -74,3 +75,10 @@ def test_a_missing_font_and_an_existing_file_are_refused(tmp_path: Path) -> None
     (tmp_path / "a.tar").touch()
     with pytest.raises(UsageError, match="--force"):
         build(EmojiConfig(tmp_path / "a.tar"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FONT.exists(), reason="fonts-noto-color-emoji is not installed (make system-deps)")
+def test_the_shipped_tar_is_rebuilt_byte_for_byte(tmp_path: Path) -> None:
+    build(EmojiConfig(tmp_path / "again.tar"))
+    assert (tmp_path / "again.tar").read_bytes() == ASSET.read_bytes()
