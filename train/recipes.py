@@ -59,7 +59,7 @@ class ContrastiveConfig:
 class UNetConfig:
     """A pyramid of stages as Stable Diffusion's: the innermost without attention."""
 
-    channels: tuple[int, ...] = (96, 192, 192)
+    channels: tuple[int, ...] = (96, 192, 160)
     attention: tuple[bool, ...] = (False, True, False)
     layers_per_block: int = 2
     head_dim: int = 32
@@ -82,7 +82,7 @@ class TeacherRecipe:
 
 
 def emoji_64() -> TeacherRecipe:
-    """The shipped teacher: 21M parameters, 0.3 GMACs a step. About three hours on 2 CPU cores."""
+    """The shipped teacher: 19M parameters, 0.3 GMACs a step. About three hours on 2 CPU cores."""
     return TeacherRecipe()
 
 
