@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from tokenizers import Tokenizer, models, trainers
 from tokenizers.pre_tokenizers import ByteLevel
+from torch import Tensor
 from transformers import CLIPTokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -31,7 +32,7 @@ def train_tokenizer(texts: Iterable[str], merges: int) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=learned, model_max_length=POSITIONS)
 
 
-def pad_ids(tokenizer: CLIPTokenizer, texts: Iterable[str], length: int = POSITIONS) -> "Tensor":  # noqa: F821
+def pad_ids(tokenizer: CLIPTokenizer, texts: Iterable[str], length: int = POSITIONS) -> Tensor:
     """(N, length) int64, padded and truncated as the pipelines do."""
     return tokenizer(
         list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
