@@ -82,7 +82,7 @@ class TeacherRecipe:
 
 
 def emoji_64() -> TeacherRecipe:
-    """The shipped teacher: 19M parameters, 0.3 GMACs a step. About three hours on 2 CPU cores."""
+    """The default teacher: 19M parameters, 0.3 GMACs a step. Estimated at three hours on 2 CPU cores."""
     return TeacherRecipe()
 
 
