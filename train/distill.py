@@ -27,6 +27,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     from kdc_edge.checkpoint import Checkpoint, CheckpointInfo
     from kdc_edge.files import refuse_existing
     from train import logbook
+    from train.diffusion import for_training
     from train.folders import load_pipeline, save_pipeline
     from train.loop import fit, pick_device
     from train.student import build_student
@@ -37,7 +38,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     teacher = pipeline.unet.to(pick_device())
     spec = STUDENTS[config.student]()
     start = load_pipeline(str(config.init)).unet if config.init else build_student(teacher, spec)
-    student = start.to(teacher.device).requires_grad_(True)
+    student = for_training(start, teacher.device)
     source, data = cached(config, pipeline)
     loss = distillation_loss(student, teacher, source, config.weights, config.loop.batch_size)
     settings = {"student": config.student, "weights": asdict(config.weights), "loop": asdict(config.loop)}

@@ -71,14 +71,14 @@ class TeacherRecipe:
 
     size: int = 64
     merges: int = 1500
-    toned_share: float = 0.3
+    toned_share: float = 0.2
     """Share of the draws that go to pictures with a skin tone."""
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     text: ContrastiveConfig = ContrastiveConfig()
     unet: UNetConfig = UNetConfig()
     autoencoder_loop: LoopConfig = LoopConfig(2300, 32, 2e-3, ema=0.995)
-    text_loop: LoopConfig = LoopConfig(2000, 128, 1e-3, ema=0.995)
-    unet_loop: LoopConfig = LoopConfig(9000, 32, 6e-4, warmup=200, ema=0.999)
+    text_loop: LoopConfig = LoopConfig(1500, 128, 1e-3, ema=0.995)
+    unet_loop: LoopConfig = LoopConfig(4000, 64, 8e-4, warmup=200, ema=0.999)
 
 
 def emoji_64() -> TeacherRecipe:
@@ -141,7 +141,7 @@ class JudgeConfig:
     size: int = 64
     merges: int = 1500
     towers: ContrastiveConfig = ContrastiveConfig()
-    loop: LoopConfig = LoopConfig(2000, 128, 1e-3, ema=0.995, seed=1000)
+    loop: LoopConfig = LoopConfig(1500, 128, 1e-3, ema=0.995, seed=1000)
     log: Path = Path("docs/log.md")
     force: bool = False
 
@@ -199,7 +199,7 @@ class DistillConfig:
     output_dir: OutputDir = Path("runs/student/checkpoint")
     run_dir: Path = Path("runs/student")
     data: str = "assets/emoji-64.tar"
-    toned_share: float = 0.3
+    toned_share: float = 0.2
     """Share of the draws that go to pictures with a skin tone."""
     weights: LossWeights = field(default_factory=LossWeights)
     loop: LoopConfig = LoopConfig(2000, 32, 5e-4, warmup=50)

@@ -4,6 +4,7 @@ Down stages keep their first pairs; up stages their first and their last; the mi
 (arXiv 2505.06995; BK-SDM, 2305.15798). What stays is copied, by a map derived from the two configs.
 """
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from train.recipes import StudentSpec
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
+log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
 BLOCK = re.compile(
     r"^(?P<side>down|up)_blocks\.(?P<stage>\d+)\.(?P<kind>resnets|attentions)\.(?P<pair>\d+)\.(?P<rest>.+)$"
@@ -65,15 +67,22 @@ def copy_map(names: list[str], student: Config, teacher: Config) -> dict[str, st
 
 
 def build_student(teacher: "UNet2DConditionModel", spec: StudentSpec) -> "UNet2DConditionModel":
-    """The pruned network with the teacher's weights, in the teacher's dtype, channels last."""
+    """The pruned network with the teacher's weights, in the teacher's dtype, channels last.
+
+    Where dropping the innermost stage changes how wide the input of a layer is (stages of unequal width), that layer
+    starts from random weights, and a warning says so.
+    """
     import torch
     from diffusers import UNet2DConditionModel
 
     config = prune_config(teacher.config, spec)
     student = UNet2DConditionModel.from_config({k: v for k, v in config.items() if not k.startswith("_")})
-    weights = teacher.state_dict()
-    sources = copy_map(list(student.state_dict()), student.config, teacher.config)
-    student.load_state_dict({name: weights[source] for name, source in sources.items()})
+    weights, own = teacher.state_dict(), student.state_dict()
+    copied = {name: weights[source] for name, source in copy_map(list(own), student.config, teacher.config).items()}
+    fresh = [name for name, weight in copied.items() if weight.shape != own[name].shape]
+    if fresh:
+        log.warning("%d tensors fit no tensor of the teacher's and start anew, %s first", len(fresh), fresh[0])
+    student.load_state_dict(copied | {name: own[name] for name in fresh})
     return student.to(dtype=teacher.dtype, memory_format=torch.channels_last)
 
 

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from kdc_edge import command
 from train.quiet import quiet
-from train.recipes import TEACHERS, TeacherConfig, TeacherRecipe
+from train.recipes import TEACHERS, LoopConfig, TeacherConfig, TeacherRecipe
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny
+    from torch import nn
     from transformers import CLIPTextModel, CLIPTokenizer
 
     from train.data import Pictures
+    from train.loop import History, Loss
 
 
 def train_teacher(config: TeacherConfig) -> dict[str, Any]:
@@ -94,19 +96,12 @@ class Run:
 
     def autoencoder(self) -> "AutoencoderTiny":
         from train import autoencoder
-        from train.loop import fit, seeded
+        from train.loop import seeded
 
         settings, loop = self.recipe.autoencoder, self.recipe.autoencoder_loop
         vae = seeded(loop.seed, lambda: autoencoder.build(settings)).to(self.device)
         loss = autoencoder.reconstruction_loss(vae, self.pixels, loop.batch_size, settings.latent_noise)
-        history = fit(
-            vae,
-            loss,
-            loop,
-            self.config.run_dir / "autoencoder.safetensors",
-            key=self.key | {"of": settings},
-            label="autoencoder",
-        )
+        history = self._fit("autoencoder", vae, loss, loop, settings)
         self.metrics |= {
             "vae_psnr": round(autoencoder.psnr(vae, self.pixels), 2),
             "vae_seconds": round(history.seconds, 1),
@@ -115,20 +110,13 @@ class Run:
 
     def text_encoder(self, tokenizer: "CLIPTokenizer") -> "CLIPTextModel":
         from train import contrastive
-        from train.loop import fit, seeded
+        from train.loop import seeded
 
         settings, loop = self.recipe.text, self.recipe.text_loop
         clip = seeded(loop.seed, lambda: contrastive.build(settings, tokenizer, self.recipe.size)).to(self.device)
         ids = contrastive.CaptionIds(tokenizer, self.pictures.captions)
         loss = contrastive.contrastive_loss(clip, self.pixels, ids, loop.batch_size, settings)
-        history = fit(
-            clip,
-            loss,
-            loop,
-            self.config.run_dir / "text.safetensors",
-            key=self.key | {"of": settings},
-            label="text encoder",
-        )
+        history = self._fit("text", clip, loss, loop, settings)
         self.metrics |= {
             "text_loss": round(history.terms["contrastive"][-1], 4),
             "text_seconds": round(history.seconds, 1),
@@ -137,7 +125,7 @@ class Run:
 
     def unet(self, tokenizer: Any, vae: Any, encoder: Any, scheduler: Any, start: Any) -> tuple[Any, Any]:
         from train import autoencoder, diffusion
-        from train.loop import fit, seeded
+        from train.loop import seeded
 
         loop = self.recipe.unet_loop
         latents = autoencoder.encode(vae.to(self.device), self.pixels)
@@ -152,17 +140,15 @@ class Run:
             scheduler,
             self.pictures.weights(self.recipe.toned_share),
         )
-        network = network.to(self.device).requires_grad_(True)
+        network = diffusion.for_training(network, self.device)
         loss = diffusion.task_loss(network, source, loop.batch_size)
-        history = fit(
-            network,
-            loss,
-            loop,
-            self.config.run_dir / "unet.safetensors",
-            key=self.key | {"of": self.recipe.unet},
-            label="U-Net",
-        )
-        return network, history
+        return network, self._fit("unet", network, loss, loop, self.recipe.unet)
+
+    def _fit(self, name: str, module: "nn.Module", loss: "Loss", loop: LoopConfig, of: object) -> "History":
+        from train.loop import fit
+
+        state = self.config.run_dir / f"{name}.safetensors"
+        return fit(module, loss, loop, state, key=self.key | {"of": of}, label=name)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -57,6 +57,13 @@ def test_removing_nothing_gives_the_teacher() -> None:
     assert torch.allclose(student(*inputs).sample, source(*inputs).sample, atol=1e-6)
 
 
+def test_a_layer_that_loses_its_neighbour_starts_anew_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    student = build_student(teacher(channels=(32, 64, 96)), STUDENTS["kdc-tiny"]())
+    assert "4 tensors fit no tensor of the teacher's and start anew, up_blocks.0.resnets.0.norm1.weight" in caplog.text
+    out = student(torch.randn(1, 4, 8, 8), torch.tensor(5), torch.zeros(1, 3, 32)).sample
+    assert torch.isfinite(out).all()
+
+
 @pytest.mark.parametrize("pairs", [0, 3])
 def test_impossible_students_are_refused(pairs: int) -> None:
     with pytest.raises(UsageError, match="ask for 1 to 2"):
