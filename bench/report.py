@@ -2,6 +2,7 @@
 
 import base64
 import html
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,7 @@ def report(config: ReportConfig) -> dict[str, Any]:
     ]
     page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(title=escape(config.title), body="\n".join(body))
     replace_file(config.output, page.encode())
+    print(f"{config.output}: {len(page) / 1e6:.1f} MB, open it in a browser", file=sys.stderr)
     return {"report": str(config.output), "bundles": [bundle.id for bundle in bundles]}
 
 
