@@ -66,6 +66,14 @@ class CaptionIds:
         return self.starts[index] + torch.where(draw[0] < 0.5, 0, (draw[1] * count).long())
 
 
+def draw(count: int, batch_size: int, neighbours: int, generator: torch.Generator) -> Tensor:
+    """(batch_size,) of `count` pictures, none twice, in runs of `neighbours`; the rest of a division is left out."""
+    neighbours = min(neighbours, count, batch_size)
+    starts = torch.randperm(count // neighbours, generator=generator)[: batch_size // neighbours] * neighbours
+    shift = torch.randint(neighbours, (), generator=generator)  # so that runs do not always begin at the same pictures
+    return ((starts + shift)[:, None] + torch.arange(neighbours)).flatten() % count
+
+
 def augment(x: Tensor, config: ContrastiveConfig, generator: torch.Generator) -> Tensor:
     """Shift by up to 3 pixels, blur a share, add noise. `x` (B, 3, H, W) in [-1, 1]."""
     shift = torch.randint(-3, 4, (2,), generator=generator).tolist()
@@ -82,7 +90,7 @@ def contrastive_loss(
     """`pixels` (N, 3, H, W) uint8, in the order of `ids`."""
 
     def loss(step: int, generator: torch.Generator) -> Mapping[str, Tensor]:
-        index = torch.randperm(len(pixels), generator=generator)[:batch_size]
+        index = draw(len(pixels), batch_size, config.neighbours, generator)
         x = augment(pixels[index].to(clip.device).float() / 127.5 - 1, config, generator)
         tokens = trim(ids.ids[ids.rows(index, generator)], clip.config.text_config.eos_token_id).to(clip.device)
         return {"contrastive": clip(input_ids=tokens, pixel_values=x, return_loss=True).loss}

@@ -17,6 +17,8 @@ def train_judge(config: JudgeConfig) -> dict[str, Any]:
     quiet()
     from dataclasses import asdict
 
+    from transformers import CLIPModel
+
     from kdc_edge.files import refuse_existing, replace_dir
     from train import contrastive, logbook
     from train.data import load
@@ -28,15 +30,18 @@ def train_judge(config: JudgeConfig) -> dict[str, Any]:
     pictures = load(config.data, config.size)
     tokenizer = train_tokenizer((text for group in pictures.captions for text in group), config.merges)
     clip = seeded(config.loop.seed, lambda: contrastive.build(config.towers, tokenizer, config.size)).to(pick_device())
+    if config.init is not None:
+        clip.load_state_dict(CLIPModel.from_pretrained(config.init, use_safetensors=True).state_dict())
     ids = contrastive.CaptionIds(tokenizer, pictures.captions)
     loss = contrastive.contrastive_loss(clip, pictures.tensor(), ids, config.loop.batch_size, config.towers)
-    key = {"data": pictures.digest(), "of": config.towers}
+    key = {"data": pictures.digest(), "of": config.towers, "init": str(config.init)}
     history = fit(clip, loss, config.loop, config.run_dir / "judge.safetensors", key=key, label="judge")
     with replace_dir(config.output_dir, config.force) as temporary:
         half(clip).save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
     results = logbook.summary(history)
-    logbook.append(config.log, "judge", asdict(config.towers) | {"loop": asdict(config.loop)}, results)
+    title = "judge" + (" (continued)" if config.init else "")
+    logbook.append(config.log, title, asdict(config.towers) | {"loop": asdict(config.loop)}, results)
     return {"path": str(config.output_dir), **results}
 
 

@@ -53,6 +53,8 @@ class ContrastiveConfig:
     """Share of the pictures that are blurred to half resolution."""
     noise: float = 0.08
     """Largest deviation of the pixel noise, pixels in [-1, 1]."""
+    neighbours: int = 1
+    """Pictures of a batch that follow one another in the data: neighbours are alike, and the hardest to tell apart."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,9 @@ class JudgeConfig:
     data: str = "assets/emoji-64.tar"
     size: int = 64
     merges: int = 1500
-    towers: ContrastiveConfig = ContrastiveConfig()
+    init: Path | None = None
+    """Train this judge on."""
+    towers: ContrastiveConfig = ContrastiveConfig(neighbours=8)
     loop: LoopConfig = LoopConfig(1500, 128, 1e-3, ema=0.995, seed=1000)
     log: Path = Path("docs/log.md")
     force: bool = False
