@@ -4,7 +4,7 @@ golden/golden.json says what was run and how near a port must come; golden/vecto
 
     text_ids           (K, T) int64           ids of `texts`: scripts, emoji, the empty text, one that is too long
     input_ids          (P, B, T) int64        ids of negative and prompt; B is 1 where guidance is 1
-    last_hidden_state  (P, B, T, D)           the text encoder's answer
+    last_hidden_state  (P, T, D)              the text encoder's answer to the prompt
     noise              (P, C, H, W)           unit normal, from seed + p
     timesteps, sigmas  (S,)                   what the U-Net is told in a step; the noise level after it
     latents            (P, S, C, H, W)        after each step, in unit variance
@@ -52,7 +52,7 @@ def run(components: Mapping[str, Runtime], spec: PipelineSpec, tokenizer: Tokeni
     texts, unet = recorders["text_encoder"].calls, recorders["unet"].calls
     arrays = {
         "input_ids": np.stack([call.inputs["input_ids"] for call in texts]),
-        "last_hidden_state": np.stack([call.outputs["last_hidden_state"] for call in texts]),
+        "last_hidden_state": np.stack([call.outputs["last_hidden_state"][-1] for call in texts]),
         "noise": np.stack([gaussian(SEED + i)(spec.latent) for i in range(len(PROMPTS))]),
         "timesteps": np.array([call.inputs["timestep"] for call in unet[: len(unet) // len(PROMPTS)]], np.float32),
         "sigmas": np.array([frame.sigma for frame in streams[0]], np.float32),
