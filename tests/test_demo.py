@@ -1,0 +1,29 @@
+"""`make demo`, as a newcomer runs it: within its ten minutes, and its page shows what it promises."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SECTIONS = ["The pictures", "Size and cost", "Speed, interleaved in one run", "Parity with PyTorch fp32", "Training"]
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_its_page(tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+    installed = tmp_path / "installed"
+    installed.touch()
+    command = ["make", "demo", f"VENV={sys.prefix}", f"STAMP={installed}"]  # this environment, as it is
+    start = time.monotonic()
+    done = subprocess.run(command, cwd=clone, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert time.monotonic() - start < 600
+    page = (clone / "demo" / "report.html").read_text(encoding="utf-8")
+    assert re.findall("<h2>(.*?)</h2>", page) == SECTIONS
+    assert page.count("data:image/png;base64,") == 2
+    assert "not measured" not in page
