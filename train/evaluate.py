@@ -1,6 +1,6 @@
 """Measure a text-to-emoji model: does it draw what it was asked for?
 
-    python -m train.evaluate --model assets/emoji-64/teacher        # not timed yet
+    python -m train.evaluate --model assets/emoji-64/teacher        # about two minutes on 2 CPU cores
 
 By the judge's text-image score and by the nearest neighbour in its image embedding, how often is the right emoji the best
 match among all without skin tone; on captions never trained on, how often is the skin tone right among the variants of the

@@ -1,6 +1,6 @@
 """Train the judge: a small CLIP of its own seed that has seen all the pictures, to measure the generators with.
 
-    python -m train.judge                       # resumable; not timed yet
+    python -m train.judge                       # resumable; 20 minutes on one CPU core
 
 The result is a plain `transformers` `CLIPModel` folder with its tokenizer.
 """

@@ -84,7 +84,7 @@ class TeacherRecipe:
 
 
 def emoji_64() -> TeacherRecipe:
-    """The default teacher: 19M parameters, 0.3 GMACs a step. Estimated at three hours on 2 CPU cores."""
+    """The default teacher: 19M parameters, 0.3 GMACs a step. Under two hours on 2 CPU cores with bfloat16."""
     return TeacherRecipe()
 
 
@@ -206,7 +206,7 @@ class DistillConfig:
     toned_share: float = 0.2
     """Share of the draws that go to pictures with a skin tone."""
     weights: LossWeights = field(default_factory=LossWeights)
-    loop: LoopConfig = LoopConfig(2000, 32, 5e-4, warmup=50)
+    loop: LoopConfig = LoopConfig(2000, 64, 5e-4, warmup=50)
     log: Path = Path("docs/log.md")
     force: bool = False
 

@@ -1,6 +1,6 @@
 """Train a text-to-image latent diffusion teacher from nothing, into a folder that diffusers loads.
 
-    python -m train.teacher                     # emoji-64: estimated at three hours on 2 CPU cores, resumable
+    python -m train.teacher                     # emoji-64: under two hours on 2 CPU cores, resumable
     python -m train.teacher --init assets/emoji-64/teacher --steps 4000 --learning-rate 3e-4     # train it on
 
 Four stages, each resumable after a kill: a byte-pair tokenizer, an autoencoder, a contrastive text encoder (frozen
