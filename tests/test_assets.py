@@ -9,7 +9,6 @@ from kdc_edge import Bundle, Checkpoint
 from kdc_edge.pipeline import DEFAULT_BUNDLE
 
 ASSETS = Path(__file__).parents[1] / "assets" / "emoji-64"
-pytestmark = pytest.mark.skipif(not DEFAULT_BUNDLE.exists(), reason="the default bundle waits for better weights")
 MB, MIB = 1_000_000, 2**20
 
 

@@ -5,14 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from kdc_edge.pipeline import DEFAULT_BUNDLE
-
 README = Path(__file__).parents[1] / "README.md"
 
 
-@pytest.mark.skipif(not DEFAULT_BUNDLE.exists(), reason="the default bundle is made from weights still being trained")
 def test_its_python_prints_what_stands_below_it(tmp_path: Path) -> None:
     code, printed = re.search(
         r"```python\n(.*?)```\s+```\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL
