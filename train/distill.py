@@ -1,6 +1,6 @@
 """Distil a compact student from a teacher: block removal, then dual-layer distillation against the live teacher.
 
-    python -m train.distill --teacher assets/emoji-64/teacher --student kdc-small     # 20 minutes on 2 CPU cores
+    python -m train.distill --teacher assets/emoji-64/teacher --student kdc-small     # 0.6 s a step of 64 on 2 CPU cores
 
 Latents and text states are computed once; the student keeps the teacher's tokenizer, text encoder, autoencoder and
 scheduler, and is saved as a folder that diffusers loads unchanged.
@@ -29,7 +29,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     from train import logbook
     from train.diffusion import for_training
     from train.folders import load_pipeline, save_pipeline
-    from train.loop import fit, pick_device
+    from train.loop import fit, pick_device, seeded
     from train.student import build_student
 
     refuse_existing(config.output_dir, config.force)
@@ -37,7 +37,10 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     teacher_id = Checkpoint.open(config.teacher).id if not config.revision else f"{config.teacher}@{config.revision}"
     teacher = pipeline.unet.to(pick_device())
     spec = STUDENTS[config.student]()
-    start = load_pipeline(str(config.init)).unet if config.init else build_student(teacher, spec)
+    if config.init:
+        start = load_pipeline(str(config.init)).unet
+    else:
+        start = seeded(config.loop.seed, lambda: build_student(teacher, spec))
     student = for_training(start, teacher.device)
     source, data = cached(config, pipeline)
     loss = distillation_loss(student, teacher, source, config.weights, config.loop.batch_size)

@@ -40,8 +40,9 @@ def train_judge(config: JudgeConfig) -> dict[str, Any]:
         half(clip).save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
     results = logbook.summary(history)
+    settings = {"init": str(config.init), **asdict(config.towers), "loop": asdict(config.loop)}
     title = "judge" + (" (continued)" if config.init else "")
-    logbook.append(config.log, title, asdict(config.towers) | {"loop": asdict(config.loop)}, results)
+    logbook.append(config.log, title, settings, results)
     return {"path": str(config.output_dir), **results}
 
 

@@ -27,7 +27,7 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
     quiet()
     from dataclasses import asdict, replace
 
-    from kdc_edge.checkpoint import CheckpointInfo
+    from kdc_edge.checkpoint import Checkpoint, CheckpointInfo
     from kdc_edge.files import refuse_existing
     from train import logbook
     from train.data import load
@@ -53,7 +53,8 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
         encoder = run.text_encoder(tokenizer)
     scheduler = build_scheduler()
     unet, history = run.unet(tokenizer, vae, encoder, scheduler, previous.unet if previous else None)
-    settings = {"preset": config.preset, **asdict(recipe)}
+    start = Checkpoint.open(config.init).id if config.init else None
+    settings = {"preset": config.preset, "init": start, **asdict(recipe)}
     info = CheckpointInfo(
         format=1,
         recipe=f"teacher/{config.preset}",
