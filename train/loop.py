@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from kdc_edge.errors import GateError, UsageError
 from kdc_edge.files import replacing
+from train.muon import Muon
 from train.recipes import LoopConfig
 
 Loss = Callable[[int, torch.Generator], Mapping[str, Tensor]]
@@ -72,31 +73,40 @@ def cosine(step: int, config: LoopConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+def build_optimizers(params: Iterable[nn.Parameter], config: LoopConfig) -> list[torch.optim.Optimizer]:
+    """AdamW for everything, or for what has one dimension where Muon takes the rest."""
+    matrices, others = [], []
+    for param in params:
+        (matrices if config.optimizer == "muon" and param.ndim >= 2 else others).append(param)
+    rate, decay = config.learning_rate, config.weight_decay
+    found: list[torch.optim.Optimizer] = []
+    if others:
+        found.append(torch.optim.AdamW(others, lr=rate, weight_decay=decay, betas=(0.9, 0.99), fused=True))
+    if matrices:
+        found.append(Muon(matrices, lr=rate, weight_decay=decay))
+    return found
+
+
 class Trainer:
     """Parameters, moments, averages and step of one run; `fit` drives it."""
 
     def __init__(self, module: nn.Module, config: LoopConfig, key: str) -> None:
         self.module, self.config, self.key = module, config, key
         self.params = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(
-            self.params.values(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            betas=(0.9, 0.99),
-            fused=True,
-        )
+        self.optimizers = build_optimizers(self.params.values(), config)
         self.average = {n: p.detach().clone() for n, p in self.params.items()} if config.ema else {}
         self.step = 0
         self.history = History()
 
     def update(self, loss: Tensor) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * cosine(self.step, self.config)
         loss.backward()
         if self.config.clip:
             torch.nn.utils.clip_grad_norm_(self.params.values(), self.config.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.config.learning_rate * cosine(self.step, self.config)
+            optimizer.step()
+            optimizer.zero_grad()
         self.step += 1
         if self.average:
             # The early average forgets quickly, so that it never holds on to the random start.
@@ -110,11 +120,16 @@ class Trainer:
                 self.params[name].copy_(value)
         self.module.eval().requires_grad_(False)
 
+    def state_of(self, param: nn.Parameter) -> dict[str, Tensor]:
+        """The moments that `param`'s optimizer keeps."""
+        owner = next(o for o in self.optimizers if any(param is p for p in o.param_groups[0]["params"]))
+        return owner.state[param]
+
     def save(self, path: Path) -> None:
         tensors = {f"param/{n}": p.detach().contiguous() for n, p in self.params.items()}
         tensors |= {f"ema/{n}": p.contiguous() for n, p in self.average.items()}
         for name, param in self.params.items():
-            for moment, value in self.optimizer.state.get(param, {}).items():
+            for moment, value in self.state_of(param).items():
                 tensors[f"{moment}/{name}"] = value.detach().contiguous()
         about = {"key": self.key, "step": str(self.step), "history": json.dumps(asdict(self.history))}
         with replacing(path) as temporary:
@@ -139,9 +154,9 @@ class Trainer:
                     else:
                         moments.setdefault(name, {})[kind] = value
         for name, state in moments.items():
-            self.optimizer.state[self.params[name]] = {
-                kind: value if kind == "step" else value.to(self.params[name]) for kind, value in state.items()
-            }
+            self.state_of(self.params[name]).update(
+                {kind: value if kind == "step" else value.to(self.params[name]) for kind, value in state.items()}
+            )
         self.step = int(about["step"])
         self.history = History(**json.loads(about["history"]))
 

@@ -11,11 +11,13 @@ OutputDir = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """AdamW with warm-up and cosine decay; the result is an exponential moving average of the weights."""
+    """Warm-up and cosine decay; the result is an exponential moving average of the weights."""
 
     steps: int
     batch_size: int
     learning_rate: float
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Muon takes half the steps of AdamW on a U-Net; parameters of one dimension stay with AdamW."""
     warmup: int = 100
     weight_decay: float = 0.01
     ema: float = 0.998
@@ -80,7 +82,7 @@ class TeacherRecipe:
     unet: UNetConfig = UNetConfig()
     autoencoder_loop: LoopConfig = LoopConfig(2300, 32, 2e-3, ema=0.995)
     text_loop: LoopConfig = LoopConfig(1500, 128, 1e-3, ema=0.995)
-    unet_loop: LoopConfig = LoopConfig(4000, 64, 8e-4, warmup=200, ema=0.999)
+    unet_loop: LoopConfig = LoopConfig(4000, 64, 8e-4, "muon", warmup=200, ema=0.999)
 
 
 def emoji_64() -> TeacherRecipe:
@@ -94,7 +96,7 @@ def emoji_64_gpu() -> TeacherRecipe:
         emoji_64(),
         autoencoder_loop=LoopConfig(12_000, 64, 2e-3, ema=0.999),
         text_loop=LoopConfig(2_500, 256, 1e-3, ema=0.995),
-        unet_loop=LoopConfig(40_000, 128, 6e-4, warmup=500, ema=0.9995),
+        unet_loop=LoopConfig(40_000, 128, 6e-4, "muon", warmup=500, ema=0.9995),
     )
 
 
@@ -206,7 +208,7 @@ class DistillConfig:
     toned_share: float = 0.2
     """Share of the draws that go to pictures with a skin tone."""
     weights: LossWeights = field(default_factory=LossWeights)
-    loop: LoopConfig = LoopConfig(2000, 64, 5e-4, warmup=50)
+    loop: LoopConfig = LoopConfig(2000, 64, 5e-4, "muon", warmup=50)
     log: Path = Path("docs/log.md")
     force: bool = False
 

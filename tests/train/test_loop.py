@@ -7,7 +7,9 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -40,7 +42,9 @@ def test_it_learns_and_leaves_the_averaged_weights(tmp_path: Path) -> None:
     assert torch.equal(load_file(tmp_path / "state.safetensors")["ema/weight"], network.weight)
 
 
-def test_a_killed_run_continues_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_killed_run_continues_bit_for_bit(tmp_path: Path, optimizer: Literal["adamw", "muon"]) -> None:
+    config = replace(CONFIG, optimizer=optimizer)
     script = f"""
         import time, torch
         from pathlib import Path
@@ -52,7 +56,8 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path: Path) -> None:
         t.regression = slowly
         from torch import nn
         network = loop.seeded(0, lambda: nn.Linear(4, 1))
-        loop.fit(network, lambda s, g: t.regression(s, g, network), t.CONFIG, Path({str(tmp_path / "killed.safetensors")!r}),
+        config = t.replace(t.CONFIG, optimizer={optimizer!r})
+        loop.fit(network, lambda s, g: t.regression(s, g, network), config, Path({str(tmp_path / "killed.safetensors")!r}),
                  key={{"run": "a"}}, label="test", save_every=0, log_every=1)
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], cwd=Path(__file__).parents[2])
@@ -62,7 +67,7 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path: Path) -> None:
     time.sleep(0.1)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    resumed, whole = train(state), train(tmp_path / "whole.safetensors")
+    resumed, whole = train(state, config), train(tmp_path / "whole.safetensors", config)
     assert torch.equal(resumed.weight, whole.weight) and torch.equal(resumed.bias, whole.bias)
     assert not list(tmp_path.glob(".*.partial"))
 
