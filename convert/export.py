@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convert.process import peak_mib
+from convert.counters import Counters, count_file
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.ports import Ports, free_axes, zeros
+from kdc_edge.process import peak_mib
 from kdc_edge.spec import component_ports, pipeline_spec
 
 if TYPE_CHECKING:
@@ -31,30 +32,29 @@ PREFIX = "model."  # of the wrapped network's parameters
 
 @dataclass(frozen=True)
 class Exported:
-    """What the export of one component took, and what the network costs at batch 1."""
+    """What the export of one component took, and what the graph costs."""
 
     seconds: float
     peak_mib: float
     parameters: int
-    macs: int
+    counters: Counters
 
 
 def export_component(checkpoint: Path, component: str, folder: Path, half: bool) -> Exported:
     """Writes `folder`/model.onnx. `half` stores matrices and convolutions as fp16, each followed by a Cast to fp32."""
-    from kdc_edge.torch_ref.macs import count
     from kdc_edge.torch_ref.networks import load_network
 
     start = time.perf_counter()
     opened = Checkpoint.open(checkpoint)
     ports = component_ports(opened, pipeline_spec(opened))[component]
     network = load_network(opened, component)
-    cost = count(network, _tensors(ports, batch=1))
     model = _trace(network, ports, _tensors(ports, batch=2))
     weights = _name_weights(model.graph, network)
     if half:
         _store_half(model.graph, weights)
     _save(model, folder / MODEL)
-    return Exported(time.perf_counter() - start, peak_mib(), cost.parameters, cost.macs)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return Exported(time.perf_counter() - start, peak_mib(), parameters, count_file(folder / MODEL))
 
 
 def _tensors(ports: Ports, batch: int) -> dict[str, "torch.Tensor"]:

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from convert.parity import Call, Recorder, max_abs
-from convert.process import peak_mib
 from kdc_edge.bundle import Bundle
 from kdc_edge.files import write_json
 from kdc_edge.manifest import PipelineSpec
 from kdc_edge.noise import gaussian
 from kdc_edge.pipeline import COMPONENTS, Pipeline
+from kdc_edge.process import peak_mib
 from kdc_edge.runtimes import Runtime, open_runtime
 from kdc_edge.tokenizer import Tokenizer
 

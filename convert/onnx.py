@@ -24,7 +24,6 @@ from convert.card import card
 from convert.estimate import Estimate, estimate, require
 from convert.export import EXTERNAL, MODEL, Exported, export_component
 from convert.layout import copy_configs, copy_tokenizer
-from convert.process import in_own_process
 from convert.provenance import provenance
 from kdc_edge import command, machine
 from kdc_edge.bundle import Bundle, seal
@@ -34,6 +33,7 @@ from kdc_edge.files import replace_dir, replace_file, write_json
 from kdc_edge.manifest import FORMAT, Component, Manifest, PipelineSpec, Requires, bundle_id
 from kdc_edge.pipeline import COMPONENTS
 from kdc_edge.ports import Ports
+from kdc_edge.process import in_own_process
 from kdc_edge.runtimes import open_runtime
 from kdc_edge.spec import component_ports, pipeline_spec
 from kdc_edge.tokenizer import Tokenizer
@@ -146,7 +146,9 @@ def _component(name: str, ports: Ports, done: Exported, config: OnnxConfig, fold
     files = tuple(f"{name}/{file}" for file in (MODEL, EXTERNAL) if (folder / name / file).exists())
     half = {"weights": "float16", "compute": "float32", "method": "cast on load", "calibration": None}
     quantization = half if config.precision == "fp16" else None
-    return Component(files, ports.inputs, ports.outputs, done.parameters, done.macs, quantization)
+    return Component(
+        files, ports.inputs, ports.outputs, done.parameters, quantization=quantization, **asdict(done.counters)
+    )
 
 
 def _check(checkpoint: Checkpoint, bundle: Bundle, precision: str) -> tuple[dict[str, Any], int | None]:

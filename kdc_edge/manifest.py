@@ -72,6 +72,10 @@ class Component:
     parameters: int
     macs: int | None = None
     """Multiply-accumulates of one call at batch 1, attention included; null if nobody counted."""
+    bytes_moved: int | None = None
+    """Bytes that its operators read and write in one call at batch 1, as the graph is written."""
+    operators: dict[str, int] | None = None
+    """Nodes by operator type."""
     quantization: dict[str, Any] | None = None
     options: dict[str, Any] = field(default_factory=dict)
 

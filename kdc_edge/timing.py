@@ -4,9 +4,11 @@
     print(comparison.ratio, comparison.low, comparison.high)      # below 1: the second is faster
 
 A ratio taken in one run beats two absolute times: machines drift, neighbours come and go, and both hit A and B alike
-when they take turns. Who ran what on which machine is the caller's to record.
+when they take turns. `settle` goes on until the ratio is known well enough, and opens both sides anew between visits:
+where a process puts its buffers decides a per cent or two. Who ran what on which machine is the caller's to record.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +16,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kdc_edge.errors import UsageError
+from kdc_edge.errors import GateError, UsageError
 
 Clock = Literal["wall", "cpu"]
 Call = Callable[[], object]
 MIN_SAMPLES = 3  # an exhausted budget still leaves this many
+MIN_VISITS = 8  # fewer say too little about the spread between visits
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,6 @@ class Samples:
         """Median wall seconds."""
         return self.quantile(0.5)
 
-    @property
-    def p90(self) -> float:
-        """90th percentile of the wall seconds."""
-        return self.quantile(0.9)
-
     def quantile(self, q: float, clock: Clock = "wall") -> float:
         """Quantile `q` in [0, 1] of the chosen clock's seconds, linearly interpolated."""
         return float(np.quantile(self.of(clock), q))
@@ -63,7 +61,8 @@ class Samples:
             "count": len(self.wall),
             "warmup": self.warmup,
             "p50_s": self.p50,
-            "p90_s": self.p90,
+            "p90_s": self.quantile(0.9),
+            "p99_s": self.quantile(0.99),
             "cpu_p50_s": self.quantile(0.5, "cpu"),
             "wall_s": list(self.wall),
             "cpu_s": list(self.cpu),
@@ -72,7 +71,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How long B takes over A: the ratio of their medians, with a bootstrap interval of the given confidence."""
+    """How long B takes over A: the median ratio, with a bootstrap interval of the given confidence."""
 
     a: Samples
     b: Samples
@@ -128,18 +127,93 @@ def compare(
 def ratio_interval(
     a: np.ndarray, b: np.ndarray, *, seed: int, confidence: float = 0.95, resamples: int = 2000
 ) -> tuple[float, float, float]:
-    """median(b) / median(a) with its percentile bootstrap interval: (ratio, low, high).
+    """The median of b / a with its percentile bootstrap interval: (ratio, low, high).
 
-    Sample i of A and of B were taken side by side, so they are resampled as a pair and shared drift cancels.
+    Sample i of A and of B were taken side by side: what slowed one slowed the other, and their ratio is free of it.
     """
-    if not np.median(a) > 0:
-        raise UsageError("the first callable is too short for this clock: its median is 0 s; time several calls as one")
-    rng = np.random.default_rng(seed)
-    picks = rng.integers(0, len(a), (resamples, len(a)))  # (resamples, count)
-    ratios = np.median(b[picks], axis=1) / np.maximum(np.median(a[picks], axis=1), np.finfo(np.float64).tiny)
+    return _bootstrap(_log_ratios(a, b), np.median, seed, confidence, resamples)
+
+
+def settle(
+    visit: Callable[[int], tuple[Samples, Samples]],
+    *,
+    half_width: float,
+    budget_s: float,
+    seed: int,
+    clock: Clock = "wall",
+    confidence: float = 0.95,
+    clocks: Clocks = SYSTEM,
+) -> "Settled":
+    """Visits until the interval of the ratio is within ± `half_width` of it, or the next would overrun `budget_s`.
+
+    `visit(i)` opens A and B, times them against each other and closes them. The interval is over visits, not samples,
+    so it holds what differs from one opening to the next. `MIN_VISITS` are made whatever the budget.
+    """
+    start, longest = clocks.wall(), 0.0
+    taken: list[tuple[Samples, Samples]] = []
+    while True:
+        before = clocks.wall()
+        taken.append(visit(len(taken)))
+        now = clocks.wall()
+        longest = max(longest, now - before)
+        if len(taken) < MIN_VISITS:
+            continue
+        result = _settled(taken, half_width, seed, clock, confidence)
+        if result.conclusive or now + longest - start > budget_s:
+            return result
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The ratio of B to A over visits; `conclusive` if its interval came within the half-width asked for."""
+
+    visits: tuple[tuple[Samples, Samples], ...]
+    clock: Clock
+    ratio: float
+    low: float
+    high: float
+    confidence: float
+    half_width: float
+
+    @property
+    def conclusive(self) -> bool:
+        return (self.high - self.low) / 2 <= self.half_width
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "ratio": self.ratio,
+            "low": self.low,
+            "high": self.high,
+            "confidence": self.confidence,
+            "half_width": self.half_width,
+            "conclusive": self.conclusive,
+            "clock": self.clock,
+            "visits": [{"a": a.to_json(), "b": b.to_json()} for a, b in self.visits],
+        }
+
+
+def _settled(
+    visits: list[tuple[Samples, Samples]], half_width: float, seed: int, clock: Clock, confidence: float
+) -> Settled:
+    medians = np.array([np.median(_log_ratios(a.of(clock), b.of(clock))) for a, b in visits])
+    ratio, low, high = _bootstrap(medians, np.mean, seed, confidence, 2000)
+    return Settled(tuple(visits), clock, ratio, low, high, confidence, half_width)
+
+
+def _log_ratios(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if min(a.min(), b.min()) <= 0:
+        raise UsageError("a call is too short for this clock, it took 0 s; time several calls as one")
+    return np.log(b / a)
+
+
+def _bootstrap(
+    logs: np.ndarray, statistic: Callable[..., Any], seed: int, confidence: float, resamples: int
+) -> tuple[float, float, float]:
+    """exp of the statistic of `logs`, and of its percentile bootstrap interval."""
+    picks = np.random.default_rng(seed).integers(0, len(logs), (resamples, len(logs)))
     tail = (1 - confidence) / 2
-    low, high = np.quantile(ratios, [tail, 1 - tail])
-    return float(np.median(b) / np.median(a)), float(low), float(high)
+    low, high = np.quantile(statistic(logs[picks], axis=1), [tail, 1 - tail])
+    return math.exp(statistic(logs)), math.exp(low), math.exp(high)
 
 
 def _take(
@@ -165,6 +239,8 @@ def _once(fn: Call, clocks: Clocks) -> tuple[float, float]:
     wall, cpu = clocks.wall(), clocks.cpu()
     fn()
     cpu_end, wall_end = clocks.cpu(), clocks.wall()
+    if wall_end < wall or cpu_end < cpu:
+        raise GateError("the clock went backwards during a call; nothing timed with it can be trusted, measure again")
     return wall_end - wall, cpu_end - cpu
 
 

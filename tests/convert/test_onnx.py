@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -18,6 +19,8 @@ from kdc_edge.noise import gaussian
 from kdc_edge.ports import COMPONENTS, zeros
 from kdc_edge.spec import FOLDERS
 from kdc_edge.tokenizer import Tokenizer
+from kdc_edge.torch_ref import macs
+from kdc_edge.torch_ref.networks import load_network
 
 BUNDLES = [("tiny_checkpoint", "tiny_bundle"), ("tiny_sd_checkpoint", "tiny_sd_bundle")]
 LAYOUT = {
@@ -44,7 +47,19 @@ def test_a_bundle_says_what_it_is_and_where_it_came_from(pair: tuple[Checkpoint,
     assert (manifest.components["unet"].quantization is None) == (manifest.precision == "fp32")
     for component in manifest.components.values():
         assert component.parameters > 1000
-        assert component.macs > 1e5
+
+
+def test_the_graph_costs_what_torch_counts_on_the_source_model(pair: tuple[Checkpoint, Bundle]):
+    """Two independent counts: operators of the ONNX file, and FlopCounterMode with attention taken apart."""
+    checkpoint, bundle = pair
+    for name, component in bundle.manifest.components.items():
+        inputs = {key: torch.from_numpy(zero) for key, zero in zeros(component.inputs, {"batch": 1}).items()}
+        cost = macs.count(load_network(checkpoint, name), inputs)
+        assert component.macs == pytest.approx(cost.macs, rel=1e-3)
+        weights = sum(bundle.manifest.files[file].bytes for file in component.files)
+        assert (
+            component.bytes_moved > weights / 2 and component.operators["MatMul" if name != "vae_decoder" else "Conv"]
+        )
 
 
 def test_the_report_has_parity_pictures_and_what_it_took(pair: tuple[Checkpoint, Bundle]):

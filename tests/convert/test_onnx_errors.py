@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from convert import estimate, onnx, parity, process
+from convert import estimate, onnx, parity
 from convert.onnx import main
+from kdc_edge import process
 from kdc_edge.errors import ResourceError
 from kdc_edge.files import replace_dir
 

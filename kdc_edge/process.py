@@ -14,7 +14,7 @@ from kdc_edge.errors import ResourceError
 P = ParamSpec("P")
 T = TypeVar("T")
 STATUS = Path("/proc/self/status")
-REMEDY = "close other programs, or convert on a machine with more memory"
+REMEDY = "close other programs, or use a machine with more memory"
 
 
 def in_own_process(what: str, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -1,0 +1,104 @@
+"""What one call of an ONNX file costs, whatever the machine: multiply-accumulates, bytes moved, operators.
+
+Counted from the graph that ships, at batch 1. Multiply-accumulates are those of convolutions and matrix products, attention
+included; bytes moved are what every operator reads and writes as the graph is written, before a runtime fuses any.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdc_edge.errors import GateError
+
+if TYPE_CHECKING:
+    import onnx
+
+Sizes = tuple[int, ...]
+Shapes = Callable[[str], Sizes]
+
+
+@dataclass(frozen=True)
+class Counters:
+    """One call at batch 1."""
+
+    macs: int
+    bytes_moved: int
+    operators: dict[str, int]
+    """Nodes by operator type."""
+
+
+def count_file(path: Path) -> Counters:
+    """Raises GateError for a value whose shape cannot be told from the inputs'."""
+    import onnx
+    from onnx.shape_inference import infer_shapes
+
+    model = onnx.load(path, load_external_data=False)
+    _fix_batch(model.graph)
+    arrays = _arrays(infer_shapes(model, data_prop=True).graph)
+
+    def shape(name: str) -> Sizes:
+        if name not in arrays or 0 in arrays[name][0]:
+            raise GateError(f"{path}: the shape of '{name}' cannot be told, so nothing can be counted")
+        return arrays[name][0]
+
+    macs = moved = 0
+    for node in model.graph.node:
+        used = [name for name in (*node.input, *node.output) if name]
+        moved += sum(math.prod(shape(name)) * arrays[name][1] for name in used)
+        if node.op_type in MACS:
+            macs += MACS[node.op_type](node, shape)
+    operators = Counter(node.op_type for node in model.graph.node)
+    return Counters(macs, moved, dict(sorted(operators.items())))
+
+
+def _fix_batch(graph: "onnx.GraphProto") -> None:
+    """The batch becomes 1; shapes with another unknown are forgotten, to be inferred."""
+    batches = {dim.dim_param for value in graph.input for dim in value.type.tensor_type.shape.dim if dim.dim_param}
+    for values in (graph.input, graph.output, graph.value_info):
+        for value in values:
+            dims = value.type.tensor_type.shape.dim
+            for dim in dims:
+                if dim.dim_param in batches:
+                    dim.dim_value = 1
+            if not all(dim.dim_value for dim in dims):
+                value.type.tensor_type.ClearField("shape")
+
+
+def _arrays(graph: "onnx.GraphProto") -> dict[str, tuple[Sizes, int]]:
+    """Shape, 0 where unknown, and bytes of an element, of everything in the graph."""
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    found = {w.name: (tuple(w.dims), tensor_dtype_to_np_dtype(w.data_type).itemsize) for w in graph.initializer}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        tensor = value.type.tensor_type
+        sizes = tuple(dim.dim_value for dim in tensor.shape.dim) if tensor.HasField("shape") else (0,)
+        found[value.name] = (sizes, tensor_dtype_to_np_dtype(tensor.elem_type).itemsize)
+    return found
+
+
+def _convolution(node: "onnx.NodeProto", shape: Shapes) -> int:
+    return math.prod(shape(node.output[0])) * math.prod(shape(node.input[1])[1:])
+
+
+def _transposed_convolution(node: "onnx.NodeProto", shape: Shapes) -> int:
+    return math.prod(shape(node.input[0])) * math.prod(shape(node.input[1])[1:])
+
+
+def _matrix_product(node: "onnx.NodeProto", shape: Shapes) -> int:
+    return math.prod(shape(node.output[0])) * shape(node.input[0])[-1]
+
+
+def _gemm(node: "onnx.NodeProto", shape: Shapes) -> int:
+    transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+    return math.prod(shape(node.output[0])) * shape(node.input[0])[0 if transposed else -1]
+
+
+MACS: dict[str, Callable[["onnx.NodeProto", Shapes], int]] = {
+    "Conv": _convolution,
+    "ConvTranspose": _transposed_convolution,
+    "Gemm": _gemm,
+    "MatMul": _matrix_product,
+}
