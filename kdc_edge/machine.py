@@ -1,5 +1,7 @@
 """The machine a number was taken on: a number never travels without it."""
 
+import hashlib
+import json
 import os
 import platform
 from pathlib import Path
@@ -36,3 +38,10 @@ def memory_mib() -> int | None:
     if "SC_PHYS_PAGES" not in names:
         return None
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+
+
+def fingerprint(about: dict[str, Any]) -> str:
+    """What two runs must share for their times to be compared: processor, cores, memory to the GiB, operating system."""
+    memory = about["memory_mib"]
+    same = [about["processor"], about["cores"], None if memory is None else round(memory / 1024), about["os"]]
+    return hashlib.sha256(json.dumps(same).encode()).hexdigest()[:16]

@@ -1,0 +1,141 @@
+"""The record of a run, one JSON file per bundle: what was measured, on what, and how; format 1, strict.
+
+What was not measured says so: `"not measured"` is a value of its own, never a blank and never a guess.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from kdc_edge import schema
+from kdc_edge.errors import BundleError, UsageError
+from kdc_edge.files import read_json, write_json
+from kdc_edge.timing import Samples
+
+FORMAT = 1
+NOT_MEASURED: Literal["not measured"] = "not measured"
+Measured = float | Literal["not measured"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How it was run."""
+
+    runtime: str
+    provider: str | None
+    threads: int | None
+    """None is the runtime's own choice."""
+    steps: int
+    guidance: float
+    sampler: str
+    samples: int
+    seed: int
+    power_mode: str | None
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds of one component or of the whole picture; `prepare_s` and `first_s` in a process of its own."""
+
+    batch: int
+    prepare_s: Measured
+    """Reading, building and optimising the session."""
+    first_s: Measured
+    warm_wall_s: tuple[float, ...]
+    warm_cpu_s: tuple[float, ...]
+    """All threads added up."""
+
+    @property
+    def samples(self) -> Samples:
+        return Samples(self.warm_wall_s, self.warm_cpu_s, 0)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How long this bundle takes over another, interleaved: median ratio and its 95 % interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Against:
+    """The bundle it took turns with, and the ratios by what was timed."""
+
+    id: str
+    name: str
+    precision: str
+    wall: dict[str, Ratio]
+    cpu: dict[str, Ratio]
+
+
+@dataclass(frozen=True)
+class Minute:
+    """One minute of a soak."""
+
+    pictures: int
+    p50_s: float
+    p90_s: float
+    temperature_c: Measured
+    clock_mhz: Measured
+
+
+@dataclass(frozen=True)
+class Record:
+    """`bench run`'s result for one bundle."""
+
+    format: int
+    created: str
+    """UTC, ISO 8601."""
+    complete: bool
+    """False: the run was cut short, and what is here was finished before."""
+    command: str
+    machine: dict[str, Any]
+    fingerprint: str
+    """Runs with the same one can be compared by time."""
+    versions: dict[str, str]
+    settings: Settings
+    bundle: dict[str, Any]
+    """Identity, size, and counters that do not depend on the machine."""
+    placement: dict[str, dict[str, int]] | Literal["not measured"] = NOT_MEASURED
+    """By component, operators by the provider that ran them."""
+    latency: dict[str, Latency] = field(default_factory=dict)
+    open_s: Measured = NOT_MEASURED
+    """Verifying and loading everything, in a fresh process."""
+    peak_rss_mib: Measured = NOT_MEASURED
+    """Of a fresh process that opened the bundle and made a picture."""
+    device_mib: Measured = NOT_MEASURED
+    joules_per_picture: Measured = NOT_MEASURED
+    energy_source: str | None = None
+    roof: dict[str, Any] | Literal["not measured"] = NOT_MEASURED
+    """The machine's peaks, and the share of the fp32 one that each component reached."""
+    soak: tuple[Minute, ...] | Literal["not measured"] = NOT_MEASURED
+    against: Against | None = None
+    parity: Any = NOT_MEASURED
+    quality: Any = NOT_MEASURED
+
+    @property
+    def label(self) -> str:
+        return f"{self.bundle['name']} {self.bundle['precision']}"
+
+
+def write(path: Path, record: Record) -> None:
+    write_json(path, schema.dump(record))
+
+
+def read(path: Path) -> Record:
+    """Raises BundleError for a file that is no record, or of another format."""
+    data = read_json(path)
+    if not isinstance(data, dict) or "latency" not in data:
+        raise BundleError(f"{path}: not a record of `bench run`")
+    schema.check_format(data, FORMAT, path, if_older="measure again")
+    return schema.parse(Record, data, path)
+
+
+def require_same_bundle(records: list[Record], paths: list[Path]) -> None:
+    """UsageError where the runs of one series are of different bundles."""
+    ids = {record.bundle["id"] for record in records}
+    if len(ids) > 1:
+        seen = ", ".join(f"{path} {record.bundle['id'][:12]}" for path, record in zip(paths, records, strict=True))
+        raise UsageError(f"these runs are of different bundles and make no series: {seen}")

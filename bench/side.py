@@ -1,0 +1,112 @@
+"""A bundle opened for measuring, and what its file says of itself."""
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from kdc_edge.bundle import Bundle
+from kdc_edge.errors import MissingBackend
+from kdc_edge.images import check_picture
+from kdc_edge.noise import gaussian
+from kdc_edge.pipeline import COMPONENTS, Pipeline
+from kdc_edge.ports import zeros
+from kdc_edge.runtimes import RUNTIMES, Options
+from kdc_edge.timing import Call
+
+PROMPT = "red apple"
+PICTURE = "picture"
+WHAT = (*COMPONENTS, PICTURE)  # what is timed
+
+
+@dataclass(frozen=True)
+class Side:
+    """A bundle and the pipeline opened from it."""
+
+    bundle: Bundle
+    pipeline: Pipeline
+
+    @classmethod
+    def open(cls, bundle: Bundle | Path, runtime: str, options: Options) -> "Side":
+        bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        return cls(bundle, Pipeline.open(bundle, runtime, options))
+
+    def __enter__(self) -> "Side":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pipeline.close()
+
+    def draw(self, seed: int = 0, steps: int | None = None) -> Image.Image:
+        return self.pipeline.generate(PROMPT, seed=seed, steps=steps)
+
+    def check(self, seed: int = 0) -> None:
+        """GateError where the bundle draws no picture: then no speed of it is worth a word."""
+        check_picture(self.draw(seed))
+
+    def call(self, what: str, seed: int = 0) -> Call:
+        """One call of a component as a guided picture makes it (batch 2, 1 for the decoder), or the whole picture."""
+        if what == PICTURE:
+            return lambda: self.draw(seed)
+        component, noise = self.pipeline.components[what], gaussian(seed)
+        feed = zeros(component.ports.inputs, {"batch": batch(what)})
+        feed = {port: noise(zero.shape) if zero.dtype.kind == "f" else zero for port, zero in feed.items()}
+        return lambda: component(**feed)
+
+
+def batch(what: str) -> int:
+    """Of one call in a guided picture; a picture is made alone."""
+    return 1 if what in ("vae_decoder", PICTURE) else 2
+
+
+def about(bundle: Bundle) -> dict[str, Any]:
+    """What identifies a bundle, and its cost on any machine, as JSON data."""
+    manifest = bundle.manifest
+    weights = sum(manifest.files[file].bytes for part in manifest.components.values() for file in part.files)
+    names = ("name", "version", "runtime", "target", "precision")
+    return {
+        "id": bundle.id,
+        **{name: getattr(manifest, name) for name in names},
+        "bytes": bundle.bytes,
+        "weights_bytes": weights,
+        "counters": counters(bundle),
+    }
+
+
+def counters(bundle: Bundle) -> dict[str, dict[str, int | None]]:
+    """By component and for the whole picture: what does not depend on the machine; None where nobody counted."""
+    spec, found = bundle.manifest.pipeline, {}
+    for name, part in bundle.manifest.components.items():
+        nodes = None if part.operators is None else sum(part.operators.values())
+        found[name] = {
+            "parameters": part.parameters,
+            "macs": part.macs,
+            "bytes_moved": part.bytes_moved,
+            "nodes": nodes,
+            "bytes": sum(bundle.manifest.files[file].bytes for file in part.files),
+        }
+    calls = (
+        {"text_encoder": 2, "unet": 2 * spec.steps, "vae_decoder": 1} if spec.guidance != 1 else {"unet": spec.steps}
+    )
+    picture: dict[str, int | None] = {}
+    for key in ("macs", "bytes_moved"):
+        values = [(calls.get(name, 1), part[key]) for name, part in found.items()]
+        known = all(value is not None for _, value in values)
+        picture[key] = sum(times * value for times, value in values if value is not None) if known else None
+    return {**found, PICTURE: picture}
+
+
+def placement(bundle: Bundle, runtime: str, options: Options) -> dict[str, dict[str, int]]:
+    """By component, the operators that each provider or device ran; MissingBackend where another than asked for ran some."""
+    module = importlib.import_module(RUNTIMES[runtime].module)
+    found = {name: module.placement(bundle, name, options) for name in bundle.manifest.components}
+    if options.provider is not None and not options.allow_fallback:
+        for name, providers in found.items():
+            if strayed := {key: nodes for key, nodes in providers.items() if key != options.provider}:
+                ran = ", ".join(f"{nodes} on {key}" for key, nodes in strayed.items())
+                raise MissingBackend(
+                    f"{name}: {options.provider} was asked for, but {ran}; pass --allow-fallback to measure it as it is"
+                )
+    return found
