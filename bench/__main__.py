@@ -1,14 +1,17 @@
 """`python -m bench`: measure bundles, with nothing but kdc_edge and a runtime installed."""
 
 from bench.compare import compare
+from bench.devices import devices
 from bench.gate import gate
 from bench.report import report
 from bench.run import run
 from kdc_edge import command
 
+COMMANDS = {"run": run, "compare": compare, "gate": gate, "report": report, "devices": devices}
+
 
 def main(argv: list[str] | None = None) -> None:
-    command.run({"run": run, "compare": compare, "gate": gate, "report": report}, argv, prog="python -m bench")
+    command.run(COMMANDS, argv, prog="python -m bench")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Time two bundles against each other: interleaved in one process, every component and the whole picture."""
+"""Two bundles against each other, interleaved in one process; or two recorded runs of one bundle."""
 
 import sys
 from dataclasses import dataclass
@@ -6,31 +6,27 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
-from PIL import Image
 
+from bench import record
+from bench.side import PICTURE, WHAT, Side, about
 from kdc_edge import machine, timing
-from kdc_edge.bundle import Bundle
 from kdc_edge.errors import UsageError
 from kdc_edge.files import write_json
-from kdc_edge.images import check_picture
-from kdc_edge.noise import gaussian
-from kdc_edge.pipeline import COMPONENTS, Pipeline
-from kdc_edge.ports import zeros
 from kdc_edge.runtimes import Options
 
 FORMAT = 1
-PROMPT = "red apple"
 
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """Two bundles, and how long to look."""
+    """Two bundles, or two records of `bench run`, and how long to look."""
 
     a: tyro.conf.Positional[Path]
-    """The bundle to compare with."""
+    """The bundle to compare with, or the earlier record."""
     b: tyro.conf.Positional[Path]
-    """The bundle in question; a ratio below 1 says it is the faster."""
+    """The bundle in question, or the later record; a ratio below 1 says it is the faster."""
     samples: int = 15
     """Timings of each component and bundle; the whole picture gets a third."""
     threads: int | None = None
@@ -41,77 +37,85 @@ class CompareConfig:
     """JSON file for the samples and figures."""
 
 
-@dataclass(frozen=True)
-class Side:
-    """A bundle and the pipeline opened from it."""
-
-    bundle: Bundle
-    pipeline: Pipeline
-
-    @classmethod
-    def open(cls, path: Path, threads: int | None) -> "Side":
-        bundle = Bundle.open(path)
-        return cls(bundle, Pipeline.open(bundle, options=Options(threads=threads)))
-
-    def draw(self, seed: int) -> Image.Image:
-        return self.pipeline.generate(PROMPT, seed=seed)
-
-    def about(self) -> dict[str, Any]:
-        manifest = self.bundle.manifest
-        return {
-            "id": self.bundle.id,
-            "name": manifest.name,
-            "precision": manifest.precision,
-            "bytes": self.bundle.bytes,
-            "parameters": {name: part.parameters for name, part in manifest.components.items()},
-            "macs": {name: part.macs for name, part in manifest.components.items()},
-            "steps": manifest.pipeline.steps,
-            "guidance": manifest.pipeline.guidance,
-            "sampler": manifest.pipeline.sampler,
-        }
-
-
 def compare(config: CompareConfig) -> dict[str, Any]:
-    """Median times, their ratio b / a and its 95 % interval; nothing is timed before both have drawn a real picture."""
-    if config.samples < 3:
-        raise UsageError(f"--samples is {config.samples}; at least 3 are needed for an interval")
-    a, b = (Side.open(path, config.threads) for path in (config.a, config.b))
-    for side in (a, b):
-        check_picture(side.draw(config.seed))
-    results = {
-        name: timing.compare(call(a, name, config.seed), call(b, name, config.seed), seed=config.seed,
-                             samples=config.samples, warmup=2)
-        for name in COMPONENTS
-    }  # fmt: skip
-    results["picture"] = timing.compare(
-        lambda: a.draw(config.seed), lambda: b.draw(config.seed), seed=config.seed, samples=max(3, config.samples // 3)
-    )
-    for name, result in results.items():
-        show(name, result)
-    data = {
-        "format": FORMAT,
-        "machine": machine.describe(),
-        "runtime": f"onnxruntime {version('onnxruntime')}",
-        "threads": config.threads or "the runtime's choice",
-        "bundles": {"a": a.about(), "b": b.about()},
-        "results": {name: result.to_json() for name, result in results.items()},
-    }
+    """Median times, their ratio b / a and its 95 % interval."""
+    recorded = [path.is_file() for path in (config.a, config.b)]
+    if any(recorded) and not all(recorded):
+        raise UsageError("a bundle and a recorded run cannot take turns; give two bundles or two records")
+    data = _recorded(config) if all(recorded) else _bundles(config)
     if config.output is not None:
         write_json(config.output, data)
     return data
 
 
-def call(side: Side, name: str, seed: int) -> timing.Call:
-    """One call of a component as a guided picture makes it: batch 2, batch 1 for the decoder."""
-    component, noise = side.pipeline.components[name], gaussian(seed)
-    feed = zeros(component.ports.inputs, {"batch": 1 if name == "vae_decoder" else 2})
-    feed = {port: noise(zero.shape) if zero.dtype.kind == "f" else zero for port, zero in feed.items()}
-    return lambda: component(**feed)
+def _bundles(config: CompareConfig) -> dict[str, Any]:
+    """Nothing is timed before both have drawn a real picture."""
+    if config.samples < timing.MIN_SAMPLES:
+        raise UsageError(f"--samples is {config.samples}; at least {timing.MIN_SAMPLES} are needed for an interval")
+    options = Options(threads=config.threads)
+    results = {}
+    with Side.open(config.a, "ort", options) as a, Side.open(config.b, "ort", options) as b:
+        for side in (a, b):
+            side.check(config.seed)
+        for what in WHAT:
+            samples = max(timing.MIN_SAMPLES, config.samples // 3) if what == PICTURE else config.samples
+            calls = (side.call(what, config.seed) for side in (a, b))
+            found = timing.compare(*calls, seed=config.seed, samples=samples, warmup=2)
+            show(what, found.a, found.b, (found.ratio, found.low, found.high))
+            results[what] = found.to_json()
+    return {
+        "format": FORMAT,
+        "machine": machine.describe(),
+        "runtime": f"onnxruntime {version('onnxruntime')}",
+        "threads": config.threads or "the runtime's choice",
+        "bundles": {"a": about(a.bundle), "b": about(b.bundle)},
+        "results": results,
+    }
 
 
-def show(name: str, result: timing.Comparison) -> None:
+def _recorded(config: CompareConfig) -> dict[str, Any]:
+    """Two runs of one bundle on one machine, days apart: drift and luck are in the ratio, and the output says so."""
+    a, b = (record.read(path) for path in (config.a, config.b))
+    _require_alike(a, b, config)
+    results = {}
+    for what, before in a.latency.items():
+        after = b.latency[what]
+        if not before.warm_wall_s or not after.warm_wall_s:
+            raise UsageError(f"{config.a if after.warm_wall_s else config.b}: the run ended before it timed the {what}")
+        walls = (np.asarray(latency.warm_wall_s) for latency in (before, after))
+        ratio = timing.unpaired_interval(*walls, seed=config.seed)
+        show(what, before.samples, after.samples, ratio)
+        results[what] = {"a": before.samples.to_json(), "b": after.samples.to_json()}
+        results[what] |= dict(zip(("ratio", "low", "high"), ratio, strict=True))
+    print("not interleaved: what changed on the machine between the runs is in these ratios", file=sys.stderr)
+    return {
+        "format": FORMAT,
+        "machine": a.machine,
+        "runtime": "recorded",
+        "threads": a.settings.threads or "the runtime's choice",
+        "bundles": {"a": a.bundle, "b": b.bundle},
+        "results": results,
+    }
+
+
+def _require_alike(a: record.Record, b: record.Record, config: CompareConfig) -> None:
+    if a.bundle["id"] != b.bundle["id"]:
+        raise UsageError(
+            f"{config.a} is of bundle {a.bundle['id'][:12]}, {config.b} of {b.bundle['id'][:12]}: recordings of different "
+            "bundles make no comparison; let them take turns: python -m bench compare BUNDLE BUNDLE"
+        )
+    if a.fingerprint != b.fingerprint:
+        raise UsageError(
+            f"{config.a} was taken on {a.machine['processor']} ({a.fingerprint}), {config.b} on {b.machine['processor']} "
+            f"({b.fingerprint}): times of different machines are not compared"
+        )
+    if a.settings != b.settings:
+        raise UsageError(f"{config.a} and {config.b} were run with different settings: {a.settings}, {b.settings}")
+
+
+def show(what: str, a: timing.Samples, b: timing.Samples, ratio: tuple[float, float, float]) -> None:
     print(
-        f"{name:>14}: {result.a.p50 * 1e3:8.2f} ms → {result.b.p50 * 1e3:8.2f} ms, "
-        f"ratio {result.ratio:.3f} [{result.low:.3f}, {result.high:.3f}], {len(result.a.wall)} samples each",
+        f"{what:>14}: {a.p50 * 1e3:8.2f} ms → {b.p50 * 1e3:8.2f} ms, "
+        f"ratio {ratio[0]:.3f} [{ratio[1]:.3f}, {ratio[2]:.3f}], {len(a.wall)} and {len(b.wall)} samples",
         file=sys.stderr,
     )

@@ -21,7 +21,7 @@ import tyro
 from bench import record
 from bench.exports import table
 from bench.side import PICTURE, counters
-from bench.visits import Tree, visit
+from bench.visits import Entrant, Tree, visit
 from kdc_edge import machine, timing
 from kdc_edge.bundle import Bundle
 from kdc_edge.errors import GateError, UsageError
@@ -61,7 +61,7 @@ class Base:
     """What is known of the base: its counters, and where there is something to run, what."""
 
     counters: dict[str, dict[str, int | None]]
-    side: tuple[Bundle, Tree] | None
+    entrant: Entrant | None
     why_not: str = ""
 
 
@@ -82,10 +82,10 @@ def gate(config: GateConfig) -> dict[str, Any]:
         }
         outcome: Outcome = "regression" if risen else "pass"
         advice = "; ".join(risen)
-        if base.side is None:
+        if base.entrant is None:
             print(f"times: {NOT_GATED}: {base.why_not}", file=sys.stderr)
         elif not risen:
-            same, found = time_sides((head, Tree.here()), base.side, config)
+            same, found = time_both((config.bundle, Tree.here()), base.entrant, config)
             outcome, advice = judge(same, found, config)
             data["times"] = {"base_against_itself": same.to_json(), "head_against_base": found.to_json()}
             print("\n".join(rows(same, found, config)), file=sys.stderr)
@@ -98,9 +98,7 @@ def gate(config: GateConfig) -> dict[str, Any]:
     return data
 
 
-def time_sides(
-    head: tuple[Bundle, Tree], base: tuple[Bundle, Tree], config: GateConfig
-) -> tuple[timing.Settled, timing.Settled]:
+def time_both(head: Entrant, base: Entrant, config: GateConfig) -> tuple[timing.Settled, timing.Settled]:
     """The base against itself, then the head against the base."""
     start = timing.SYSTEM.wall()
     same = _settle(base, base, config, config.budget * AA_SHARE)
@@ -108,7 +106,7 @@ def time_sides(
     return same, _settle(base, head, config, left)
 
 
-def _settle(a: tuple[Bundle, Tree], b: tuple[Bundle, Tree], config: GateConfig, budget: float) -> timing.Settled:
+def _settle(a: Entrant, b: Entrant, config: GateConfig, budget: float) -> timing.Settled:
     def once(index: int) -> tuple[timing.Samples, timing.Samples]:
         return visit(a, b, index, config.what, config.threads, config.seed)
 
@@ -164,13 +162,13 @@ def find_base(base: str, bundle: Path) -> Iterator[Base]:
             yield _recorded(path)
         elif path.is_dir():
             other = Bundle.open(path)
-            yield Base(counters(other), (other, Tree.here()))
+            yield Base(counters(other), (path, Tree.here()))
         else:
             tree = stack.enter_context(checkout(base))
             other = Bundle.open(tree.root / bundle.resolve().relative_to(repository()))
             works = tree.works(other.path)
             why = f"{base} does not run here: {works}" if works else ""
-            yield Base(counters(other), None if works else (other, tree), why)
+            yield Base(counters(other), None if works else (other.path, tree), why)
 
 
 def _recorded(path: Path) -> Base:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdc_edge import schema
-from kdc_edge.errors import BundleError, UsageError
+from kdc_edge.errors import BundleError
 from kdc_edge.files import read_json, write_json
 from kdc_edge.timing import Samples
 
@@ -131,11 +131,3 @@ def read(path: Path) -> Record:
         raise BundleError(f"{path}: not a record of `bench run`")
     schema.check_format(data, FORMAT, path, if_older="measure again")
     return schema.parse(Record, data, path)
-
-
-def require_same_bundle(records: list[Record], paths: list[Path]) -> None:
-    """UsageError where the runs of one series are of different bundles."""
-    ids = {record.bundle["id"] for record in records}
-    if len(ids) > 1:
-        seen = ", ".join(f"{path} {record.bundle['id'][:12]}" for path, record in zip(paths, records, strict=True))
-        raise UsageError(f"these runs are of different bundles and make no series: {seen}")

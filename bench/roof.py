@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kdc_edge import timing
-from kdc_edge.errors import MissingBackend
+from kdc_edge.runtimes import ort
 
 N = 768
 COPY_BYTES = 1 << 28  # larger than any last-level cache
@@ -43,10 +43,7 @@ def measure(threads: int | None = None) -> Roof:
 
 
 def _matmul(name: str, threads: int | None) -> float | None:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingBackend("onnxruntime is not installed; pip install 'kdc-edge[ort]'") from None
+    onnxruntime = ort.toolchain()
     operator, kinds, result, dtype = PROBES[name]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4

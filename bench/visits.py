@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from kdc_edge.bundle import Bundle
 from kdc_edge.errors import GateError
 from kdc_edge.timing import Samples
 
@@ -36,11 +35,14 @@ class Tree:
             return str(error)
 
 
+Entrant = tuple[Path, Tree]  # a bundle, and the code that runs it
+
+
 class Worker:
     """A process that answers a line with the seconds of one call."""
 
-    def __init__(self, side: tuple[Path, Tree], what: str, threads: int, seed: int) -> None:
-        bundle, tree = side
+    def __init__(self, entrant: Entrant, what: str, threads: int, seed: int) -> None:
+        bundle, tree = entrant
         self._process = subprocess.Popen(
             [
                 sys.executable,
@@ -87,13 +89,10 @@ class Worker:
         return json.loads(line)
 
 
-def visit(
-    a: tuple[Bundle, Tree], b: tuple[Bundle, Tree], index: int, what: str, threads: int, seed: int
-) -> tuple[Samples, Samples]:
+def visit(a: Entrant, b: Entrant, index: int, what: str, threads: int, seed: int) -> tuple[Samples, Samples]:
     """Starts both, in turns first A and first B, and lets them take turns A B B A; returns their samples."""
-    sides = [(bundle.path, tree) for bundle, tree in (a, b)]
     order = (0, 1) if index % 2 == 0 else (1, 0)
-    started = {side: Worker(sides[side], what, threads, seed) for side in order}
+    started = {side: Worker((a, b)[side], what, threads, seed) for side in order}
     taken: tuple[list[tuple[float, float]], ...] = ([], [])
     with started[0], started[1]:
         for pair in range(PAIRS):

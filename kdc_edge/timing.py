@@ -134,6 +134,17 @@ def ratio_interval(
     return _bootstrap(_log_ratios(a, b), np.median, seed, confidence, resamples)
 
 
+def unpaired_interval(
+    a: np.ndarray, b: np.ndarray, *, seed: int, confidence: float = 0.95, resamples: int = 2000
+) -> tuple[float, float, float]:
+    """median(b) / median(a) of samples that were not taken in turns, with its percentile bootstrap interval."""
+    rng = np.random.default_rng(seed)
+    medians = [np.median(x[rng.integers(0, len(x), (resamples, len(x)))], axis=1) for x in (a, b)]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(medians[1] / medians[0], [tail, 1 - tail])
+    return float(np.median(b) / np.median(a)), float(low), float(high)
+
+
 def settle(
     visit: Callable[[int], tuple[Samples, Samples]],
     *,

@@ -1,7 +1,7 @@
 """What runs a component: named arrays in, named arrays out. Toolchains are imported when a component is opened.
 
-A new runtime is one module here with `open(bundle, component, options)`, `placement(bundle, component, options)`, which
-counts operators by what ran them, and one line in RUNTIMES.
+A new runtime is one module here and one line in RUNTIMES. The module has `open(bundle, component, options)`,
+`placement(bundle, component, options)`, which counts operators by what ran them, and `available()`, its providers here.
 """
 
 import importlib

@@ -39,3 +39,7 @@ def placement(bundle: Bundle, component: str, options: Options) -> dict[str, int
     """There are no operators."""
     bundle.component(component)
     return {"fake": 0}
+
+
+def available() -> list[str]:
+    return ["fake"]

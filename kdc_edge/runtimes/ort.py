@@ -65,11 +65,23 @@ def placement(bundle: Bundle, component: str, options: Options) -> dict[str, int
     return dict(Counter(short.get(provider, provider) for provider in nodes.values()))
 
 
-def _session(bundle: Bundle, component: str, options: Options, profile: str | None = None) -> Any:
+def available() -> list[str]:
+    """Short names of the providers that this onnxruntime was built with."""
+    built = toolchain().get_available_providers()
+    return [name for name, full in PROVIDERS.items() if full in built]
+
+
+def toolchain() -> Any:
+    """The onnxruntime module. Raises MissingBackend."""
     try:
         import onnxruntime
     except ImportError:
         raise MissingBackend("onnxruntime is not installed; pip install 'kdc-edge[ort]'") from None
+    return onnxruntime
+
+
+def _session(bundle: Bundle, component: str, options: Options, profile: str | None = None) -> Any:
+    onnxruntime = toolchain()
     entry = bundle.component(component)
     path = bundle.path / entry.files[0]
     session_options = onnxruntime.SessionOptions()
