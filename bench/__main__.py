@@ -7,7 +7,13 @@ from bench.report import report
 from bench.run import run
 from kdc_edge import command
 
-COMMANDS = {"run": run, "compare": compare, "gate": gate, "report": report, "devices": devices}
+COMMANDS: dict[str, command.Command] = {
+    "run": run,
+    "compare": compare,
+    "gate": gate,
+    "report": report,
+    "devices": devices,
+}
 
 
 def main(argv: list[str] | None = None) -> None:

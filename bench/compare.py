@@ -77,7 +77,7 @@ def _recorded(config: CompareConfig) -> dict[str, Any]:
     """Two runs of one bundle on one machine, days apart: drift and luck are in the ratio, and the output says so."""
     a, b = (record.read(path) for path in (config.a, config.b))
     _require_alike(a, b, config)
-    results = {}
+    results: dict[str, dict[str, Any]] = {}
     for what, before in a.latency.items():
         after = b.latency[what]
         if not before.warm_wall_s or not after.warm_wall_s:
@@ -85,8 +85,11 @@ def _recorded(config: CompareConfig) -> dict[str, Any]:
         walls = (np.asarray(latency.warm_wall_s) for latency in (before, after))
         ratio = timing.unpaired_interval(*walls, seed=config.seed)
         show(what, before.samples, after.samples, ratio)
-        results[what] = {"a": before.samples.to_json(), "b": after.samples.to_json()}
-        results[what] |= dict(zip(("ratio", "low", "high"), ratio, strict=True))
+        results[what] = {
+            "a": before.samples.to_json(),
+            "b": after.samples.to_json(),
+            **dict(zip(("ratio", "low", "high"), ratio, strict=True)),
+        }
     print("not interleaved: what changed on the machine between the runs is in these ratios", file=sys.stderr)
     return {
         "format": FORMAT,

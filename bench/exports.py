@@ -58,7 +58,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def _latency_rows(record: Record) -> list[tuple[str, ...]]:
     rows = []
     for what, latency in record.latency.items():
-        warm = [NOT_MEASURED] * 4
+        warm: list[str] = [NOT_MEASURED] * 4
         if latency.warm_wall_s:
             taken = latency.samples
             warm = [ms(taken.quantile(q)) for q in (0.5, 0.9, 0.99)] + [ms(taken.quantile(0.5, "cpu"))]

@@ -1,9 +1,11 @@
 """A bundle's first minute, in a process that has done nothing else: opening, first calls, first picture, memory."""
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import sensors
 from bench.side import PICTURE, Side
 from kdc_edge.bundle import Bundle
 from kdc_edge.pipeline import COMPONENTS
@@ -19,13 +21,15 @@ class Fresh:
     prepare_s: dict[str, float]
     first_s: dict[str, float]
     peak_rss_mib: float
+    device_mib: float | None
+    """With the picture just made; None where no device tells."""
 
 
 def measure(path: Path, runtime: str, options: Options) -> Fresh:
     """Two fresh processes: one takes the components one by one, the other makes a picture as an app does."""
     prepare, first = in_own_process("opening the components", _components, path, runtime, options)
-    opened, picture, peak = in_own_process("making a first picture", _picture, path, runtime, options)
-    return Fresh(opened, prepare, {**first, PICTURE: picture}, peak)
+    opened, picture, peak, device = in_own_process("making a first picture", _picture, path, runtime, options)
+    return Fresh(opened, prepare, {**first, PICTURE: picture}, peak, device)
 
 
 def _components(path: Path, runtime: str, options: Options) -> tuple[dict[str, float], dict[str, float]]:
@@ -44,9 +48,9 @@ def _components(path: Path, runtime: str, options: Options) -> tuple[dict[str, f
     return prepare, first
 
 
-def _picture(path: Path, runtime: str, options: Options) -> tuple[float, float, float]:
+def _picture(path: Path, runtime: str, options: Options) -> tuple[float, float, float, float | None]:
     start = time.perf_counter()
     with Side.open(path, runtime, options) as side:
         opened = time.perf_counter()
         side.draw()
-        return opened - start, time.perf_counter() - opened, peak_mib()
+        return opened - start, time.perf_counter() - opened, peak_mib(), sensors.device_mib(os.getpid())

@@ -20,7 +20,7 @@ import tyro
 
 from bench import record
 from bench.exports import table
-from bench.side import PICTURE, counters
+from bench.side import counters
 from bench.visits import Entrant, Tree, visit
 from kdc_edge import machine, timing
 from kdc_edge.bundle import Bundle
@@ -42,7 +42,7 @@ class GateConfig:
     base: str
     """What it may not be slower than: a bundle, a git revision (its code, and its bundle at the same path), or a record
     of `bench run`, against which only counters can be held."""
-    what: Literal["picture", "text_encoder", "unet", "vae_decoder"] = PICTURE
+    what: Literal["picture", "text_encoder", "unet", "vae_decoder"] = "picture"
     """What is timed."""
     margin: float = 0.015
     """Slower by more than this is a regression; also how well the ratio must be known."""

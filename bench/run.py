@@ -123,7 +123,8 @@ class Run:
             what: Latency(batch(what), first.prepare_s.get(what, first.open_s), first.first_s[what], (), ())
             for what in WHAT
         }
-        self.save(placement=found, open_s=first.open_s, peak_rss_mib=first.peak_rss_mib, latency=latency)
+        memory = {"peak_rss_mib": first.peak_rss_mib, "device_mib": _or_not(first.device_mib)}
+        self.save(placement=found, open_s=first.open_s, latency=latency, **memory)
 
     def warm(self) -> None:
         with self.side() as side:

@@ -46,6 +46,19 @@ def clock_mhz(root: Path = SYS) -> float | None:
     return fmean(found) if found else None
 
 
+def device_mib(pid: int) -> float | None:
+    """Memory that a process holds on NVIDIA devices, by nvidia-smi."""
+    text = _run("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")
+    return parse_device_memory(text or "", pid)
+
+
+def parse_device_memory(text: str, pid: int) -> float | None:
+    """MiB, from lines of `pid, MiB`; a process may hold some on several devices."""
+    found = [line.split(",") for line in text.splitlines() if line.count(",") == 1]
+    held = [float(mib) for owner, mib in found if owner.strip() == str(pid) and mib.strip().isdigit()]
+    return sum(held) if held else None
+
+
 @dataclass
 class Energy:
     """Joules used in the block that `measure_energy` watches; None where no counter can be read."""

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from kdc_edge.bundle import Bundle
-from kdc_edge.errors import MissingBackend
+from kdc_edge.errors import MissingBackend, choose
 from kdc_edge.images import check_picture
 from kdc_edge.noise import gaussian
 from kdc_edge.pipeline import COMPONENTS, Pipeline
@@ -100,7 +100,7 @@ def counters(bundle: Bundle) -> dict[str, dict[str, int | None]]:
 
 def placement(bundle: Bundle, runtime: str, options: Options) -> dict[str, dict[str, int]]:
     """By component, the operators that each provider or device ran; MissingBackend where another than asked for ran some."""
-    module = importlib.import_module(RUNTIMES[runtime].module)
+    module = importlib.import_module(RUNTIMES[choose(runtime, RUNTIMES, "runtime")].module)
     found = {name: module.placement(bundle, name, options) for name in bundle.manifest.components}
     if options.provider is not None and not options.allow_fallback:
         for name, providers in found.items():

@@ -6,6 +6,7 @@ In the ordinary test run each is called once, untimed.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -23,10 +24,10 @@ def side() -> Iterator[Side]:
 
 
 @pytest.mark.parametrize("what", WHAT)
-def test_latency(benchmark, side: Side, what: str) -> None:
+def test_latency(benchmark: Any, side: Side, what: str) -> None:
     benchmark(side.call(what))
 
 
-def test_open(benchmark) -> None:
+def test_open(benchmark: Any) -> None:
     pytest.importorskip("onnxruntime")
     benchmark(lambda: Side.open(DEFAULT_BUNDLE, "ort", Options(threads=1)).pipeline.close())

@@ -7,6 +7,7 @@ nothing else of this project may be imported here, and of `kdc_edge` only what e
 import json
 import sys
 import time
+from typing import Any
 
 
 def main() -> None:
@@ -15,23 +16,23 @@ def main() -> None:
     from kdc_edge.images import check_picture
     from kdc_edge.runtimes import Options
 
-    pipeline = Pipeline.open(bundle, options=Options(threads=int(threads)))
-    inputs = {}
+    pipeline: Any = Pipeline.open(bundle, options=Options(threads=int(threads)))
+    inputs: dict[str, Any] = {}
 
     class Recorder:
         """The component, and what it was called with last."""
 
-        def __init__(self, component):
+        def __init__(self, component: Any) -> None:
             self.component = component
 
-        def __call__(self, **arrays):
+        def __call__(self, **arrays: Any) -> Any:
             inputs.update(arrays)
             return self.component(**arrays)
 
-    def picture():
+    def picture() -> Any:
         return pipeline.generate("red apple", seed=int(seed))
 
-    call = picture
+    call: Any = picture
     if what != "picture":
         component = pipeline.components[what]
         pipeline.components = {**pipeline.components, what: Recorder(component)}

@@ -88,6 +88,12 @@ def test_the_device_package_imports_its_core_only(path: Path):
     assert roots(imported(at_import(tree(path)))) <= CORE | {"kdc_edge"} | set(sys.stdlib_module_names)
 
 
+@pytest.mark.parametrize("path", sources("kdc_edge", "bench"), ids=name_of)
+def test_what_runs_on_a_jetson_is_python_3_10(path: Path):
+    ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 10))
+    assert not imported(ast.walk(tree(path))) & {"tomllib", "typing.Self"}
+
+
 def test_torch_ref_is_the_only_place_of_the_device_package_that_names_torch():
     namers = {path for path in sources("kdc_edge") if "torch" in roots(imported(ast.walk(tree(path))))}
     assert {path.parent.name for path in namers} <= {"torch_ref"}

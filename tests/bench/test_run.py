@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -138,6 +139,8 @@ def test_a_newer_record_and_a_file_that_is_none(folder: Path, tmp_path: Path) ->
         ({"bundles": ()}, "no bundle"),
         ({"interleave": True}, "two bundles or more"),
         ({"soak": "ten minutes"}, "write for example"),
+        ({"runtime": "rot"}, "did you mean 'ort'"),
+        ({"provider": "cuba"}, "did you mean 'cuda'"),
     ],
 )
 def test_impossible_settings(hand_bundle: Path, tmp_path: Path, changes: dict, complaint: str) -> None:
@@ -178,6 +181,26 @@ def test_a_killed_run_leaves_what_was_finished(hand_bundle: Path, tmp_path: Path
     (path,) = (tmp_path / "b").glob("2*.json")
     kept = record.read(path)
     assert not kept.complete and len(kept.latency["picture"].warm_wall_s) == 3
+
+
+def test_it_runs_with_only_the_core_and_onnxruntime(hand_bundle: Path, tmp_path: Path) -> None:
+    """In an interpreter where nothing else can be imported."""
+    allowed = {"numpy", "tokenizers", "PIL", "safetensors", "tyro", "tqdm", "onnxruntime", "kdc_edge", "bench"}
+    core = {"typeguard", "typing_extensions", "docstring_parser", "rich", "pygments", "markdown_it", "mdurl", "shtab"}
+    code = f"""
+        import sys
+        class Only:
+            def find_spec(self, name, path=None, target=None):
+                root = name.split(".")[0]
+                if root not in {allowed | core!r} | set(sys.stdlib_module_names) and path is None:
+                    raise ModuleNotFoundError(f"not in a lean environment: {{name}}", name=root)
+        sys.meta_path.insert(0, Only())
+        from bench.__main__ import main
+        main(["run", {str(hand_bundle)!r}, "-o", {str(tmp_path / "b")!r}, "--samples", "3", "--threads", "1"])
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "b").glob("2*.json"))
 
 
 def test_durations() -> None:

@@ -67,6 +67,12 @@ def test_powermetrics_says_milliwatts() -> None:
     assert sensors.parse_powermetrics("powermetrics must be invoked as the superuser") is None
 
 
+def test_device_memory_is_the_process_own() -> None:
+    text = "4711, 812\n4712, 90\n4711, 100\n4713, [N/A]\n"
+    assert sensors.parse_device_memory(text, 4711) == 912
+    assert sensors.parse_device_memory(text, 4713) is None and sensors.parse_device_memory("", 1) is None
+
+
 @pytest.mark.parametrize("name", roof.PROBES)
 def test_a_probe_is_an_onnx_model_that_multiplies(name: str) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
