@@ -21,7 +21,7 @@ import tyro
 from bench import record
 from bench.exports import table
 from bench.side import counters
-from bench.visits import Entrant, Tree, visit
+from bench.visits import Entrant, Tree, Work, visit
 from kdc_edge import machine, timing
 from kdc_edge.bundle import Bundle
 from kdc_edge.errors import GateError, UsageError
@@ -44,6 +44,8 @@ class GateConfig:
     of `bench run`, against which only counters can be held."""
     what: Literal["picture", "text_encoder", "unet", "vae_decoder"] = "picture"
     """What is timed."""
+    steps: int = 4
+    """Of the picture: short turns are slowed alike."""
     margin: float = 0.015
     """Slower by more than this is a regression; also how well the ratio must be known."""
     budget: float = 120.0
@@ -67,8 +69,9 @@ class Base:
 
 def gate(config: GateConfig) -> dict[str, Any]:
     """Exit 0 if the head is no slower, 1 for a regression and where it cannot be told."""
-    if not 0 < config.margin < 1 or not config.budget > 0:
-        raise UsageError(f"--margin is {config.margin:g} and --budget {config.budget:g}; both must be above 0")
+    if not 0 < config.margin < 1 or not config.budget > 0 or config.steps < 1:
+        seen = f"--margin is {config.margin:g}, --budget {config.budget:g} and --steps {config.steps}"
+        raise UsageError(f"{seen}; all must be above 0, and the margin below 1")
     head = Bundle.open(config.bundle)
     with find_base(config.base, config.bundle) as base:
         risen = counter_regressions(counters(head), base.counters)
@@ -107,8 +110,10 @@ def time_both(head: Entrant, base: Entrant, config: GateConfig) -> tuple[timing.
 
 
 def _settle(a: Entrant, b: Entrant, config: GateConfig, budget: float) -> timing.Settled:
+    work = Work(config.what, config.steps, config.threads, config.seed)
+
     def once(index: int) -> tuple[timing.Samples, timing.Samples]:
-        return visit(a, b, index, config.what, config.threads, config.seed)
+        return visit(a, b, index, work)
 
     return timing.settle(once, half_width=config.margin, budget_s=budget, seed=config.seed, clock=config.clock)
 

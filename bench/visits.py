@@ -11,7 +11,7 @@ from types import TracebackType
 from kdc_edge.errors import GateError
 from kdc_edge.timing import Samples
 
-PAIRS = 4  # of one visit; more visits say more than longer ones
+PAIRS = 10  # of one visit; more visits say more than longer ones
 WORKER = Path(__file__).with_name("worker.py")
 
 
@@ -29,7 +29,7 @@ class Tree:
     def works(self, bundle: Path) -> str | None:
         """Why this revision cannot draw from the bundle here; None if it can."""
         try:
-            with Worker((bundle, self), "picture", 1, 0):
+            with Worker((bundle, self), Work("picture", 1, 1, 0)):
                 return None
         except GateError as error:
             return str(error)
@@ -38,21 +38,26 @@ class Tree:
 Entrant = tuple[Path, Tree]  # a bundle, and the code that runs it
 
 
+@dataclass(frozen=True)
+class Work:
+    """What is timed."""
+
+    what: str
+    """A component, or the picture."""
+    steps: int
+    """Of the picture."""
+    threads: int
+    seed: int
+
+
 class Worker:
     """A process that answers a line with the seconds of one call."""
 
-    def __init__(self, entrant: Entrant, what: str, threads: int, seed: int) -> None:
+    def __init__(self, entrant: Entrant, work: Work) -> None:
         bundle, tree = entrant
+        numbers = (str(number) for number in (work.threads, work.steps, work.seed))
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                WORKER.read_text(encoding="utf-8"),
-                str(bundle.resolve()),
-                what,
-                str(threads),
-                str(seed),
-            ],
+            [sys.executable, "-c", WORKER.read_text(encoding="utf-8"), str(bundle.resolve()), work.what, *numbers],
             cwd=tree.root,
             env=os.environ | {"PYTHONPATH": str(tree.root)},
             stdin=subprocess.PIPE,
@@ -89,10 +94,10 @@ class Worker:
         return json.loads(line)
 
 
-def visit(a: Entrant, b: Entrant, index: int, what: str, threads: int, seed: int) -> tuple[Samples, Samples]:
+def visit(a: Entrant, b: Entrant, index: int, work: Work) -> tuple[Samples, Samples]:
     """Starts both, in turns first A and first B, and lets them take turns A B B A; returns their samples."""
     order = (0, 1) if index % 2 == 0 else (1, 0)
-    started = {side: Worker((a, b)[side], what, threads, seed) for side in order}
+    started = {side: Worker((a, b)[side], work) for side in order}
     taken: tuple[list[tuple[float, float]], ...] = ([], [])
     with started[0], started[1]:
         for pair in range(PAIRS):

@@ -11,7 +11,7 @@ from typing import Any
 
 
 def main() -> None:
-    bundle, what, threads, seed = sys.argv[1:]
+    bundle, what, threads, steps, seed = sys.argv[1:]
     from kdc_edge import Pipeline
     from kdc_edge.images import check_picture
     from kdc_edge.runtimes import Options
@@ -30,7 +30,7 @@ def main() -> None:
             return self.component(**arrays)
 
     def picture() -> Any:
-        return pipeline.generate("red apple", seed=int(seed))
+        return pipeline.generate("red apple", seed=int(seed), steps=int(steps))
 
     call: Any = picture
     if what != "picture":

@@ -11,7 +11,7 @@ import pytest
 from bench import record, roof
 from bench.gate import GateConfig, counter_regressions, find_base, gate, judge, time_both
 from bench.run import RunConfig, run
-from bench.visits import Tree, Worker, visit
+from bench.visits import PAIRS, Tree, Work, Worker, visit
 from kdc_edge import timing
 from kdc_edge.bundle import Bundle
 from kdc_edge.errors import BundleError, GateError, UsageError
@@ -67,9 +67,9 @@ def slow_tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
 
 
 def test_each_side_runs_its_own_revision(hand_bundle: Path, slow_tree: Tree) -> None:
-    a, b = visit((hand_bundle, Tree.here()), (hand_bundle, slow_tree), 1, "unet", 1, 0)
+    a, b = visit((hand_bundle, Tree.here()), (hand_bundle, slow_tree), 1, Work("unet", 4, 1, 0))
     assert np.median(b.wall) > 0.02 > np.median(a.wall)
-    assert len(a.wall) == len(b.cpu) == 4
+    assert len(a.wall) == len(b.cpu) == PAIRS
 
 
 def test_a_planted_slow_down_is_found_and_the_same_code_passes(
@@ -80,7 +80,7 @@ def test_a_planted_slow_down_is_found_and_the_same_code_passes(
     config = GateConfig(hand_bundle, str(hand_bundle), margin=0.9, output=tmp_path / "gate.json")
     assert gate(config)["outcome"] == "pass"
     data = read_json(tmp_path / "gate.json")
-    assert data["times"]["head_against_base"]["conclusive"] and len(data["times"]["base_against_itself"]["visits"]) == 3
+    assert data["times"]["head_against_base"]["conclusive"] and len(data["times"]["base_against_itself"]["visits"]) >= 3
     entrants = (hand_bundle, slow_tree), (hand_bundle, Tree.here())
     same, found = time_both(*entrants, replace(config, budget=1.0))
     assert found.low > 1.9 and judge(same, found, replace(config, margin=0.9))[0] != "pass"
@@ -139,5 +139,5 @@ def test_a_bundle_that_is_damaged_or_a_margin_that_is_none(hand_bundle: Path, tm
 
 def test_a_worker_that_dies_says_why(hand_bundle: Path, tmp_path: Path) -> None:
     gone = (tmp_path / "gone", Tree.here())
-    with pytest.raises(GateError, match=r"ended early: .*no such folder"), Worker(gone, "picture", 1, 0):
+    with pytest.raises(GateError, match=r"ended early: .*no such folder"), Worker(gone, Work("picture", 4, 1, 0)):
         pass
