@@ -24,7 +24,7 @@ from bench.side import counters
 from bench.visits import Entrant, Tree, Work, visit
 from kdc_edge import machine, timing
 from kdc_edge.bundle import Bundle
-from kdc_edge.errors import GateError, UsageError
+from kdc_edge.errors import BundleError, GateError, UsageError
 from kdc_edge.files import write_json
 
 COUNTER_MARGIN = 0.01
@@ -170,10 +170,18 @@ def find_base(base: str, bundle: Path) -> Iterator[Base]:
             yield Base(counters(other), (path, Tree.here()))
         else:
             tree = stack.enter_context(checkout(base))
-            other = Bundle.open(tree.root / bundle.resolve().relative_to(repository()))
-            works = tree.works(other.path)
-            why = f"{base} does not run here: {works}" if works else ""
-            yield Base(counters(other), None if works else (other.path, tree), why)
+            yield _revision(base, tree, tree.root / bundle.resolve().relative_to(repository()))
+
+
+def _revision(name: str, tree: Tree, path: Path) -> Base:
+    """Its counters if this code reads its bundle; its times if its own code does."""
+    try:
+        known = counters(Bundle.open(path))
+    except BundleError as error:
+        print(f"counters: {NOT_GATED}: {error}", file=sys.stderr)
+        known = {}
+    problem = tree.works(path)
+    return Base(known, None if problem else (path, tree), f"{name} does not run here: {problem}" if problem else "")
 
 
 def _recorded(path: Path) -> Base:

@@ -121,9 +121,10 @@ def test_a_revision_is_checked_out_with_its_bundle(tmp_path: Path, monkeypatch: 
     with pytest.raises(UsageError, match=r"no git revision: .*v0\.0"), find_base("v0.0", bundle):
         pass
     (root / "kdc_edge" / "__init__.py").write_text("raise RuntimeError('broken then')")
+    builders.with_manifest(bundle, format=0)
     subprocess.run(["git", *who, "commit", "-qam", "b"], cwd=root, check=True)
     with find_base("HEAD", bundle) as base:
-        assert base.entrant is None and "broken then" in base.why_not
+        assert base.entrant is None and "broken then" in base.why_not and base.counters == {}
 
 
 def test_a_bundle_that_is_damaged_or_a_margin_that_is_none(hand_bundle: Path, tmp_path: Path) -> None:
