@@ -57,7 +57,14 @@ class Worker:
         bundle, tree = entrant
         numbers = (str(number) for number in (work.threads, work.steps, work.seed))
         self._process = subprocess.Popen(
-            [sys.executable, "-c", WORKER.read_text(encoding="utf-8"), str(bundle.resolve()), work.what, *numbers],
+            [
+                sys.executable,
+                "-c",
+                WORKER.read_text(encoding="utf-8") + "\nmain()\n",
+                str(bundle.resolve()),
+                work.what,
+                *numbers,
+            ],
             cwd=tree.root,
             env=os.environ | {"PYTHONPATH": str(tree.root)},
             stdin=subprocess.PIPE,

@@ -1,6 +1,6 @@
 """One side of a gate, in a process of its own: opens a bundle, then times a call for every line it reads.
 
-The gate runs this file's text with `python -c` from the root of the revision under test, whose own `kdc_edge` it imports:
+The gate runs this file's text, and `main()`, with `python -c` from the root of the revision under test, whose own `kdc_edge` it imports:
 nothing else of this project may be imported here, and of `kdc_edge` only what every revision has.
 """
 
@@ -45,7 +45,3 @@ def main() -> None:
         call()
         cpu_end, wall_end = time.process_time(), time.perf_counter()
         print(json.dumps([wall_end - wall, cpu_end - cpu]), flush=True)
-
-
-if __name__ == "__main__":
-    main()
