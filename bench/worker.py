@@ -1,7 +1,7 @@
 """One side of a gate, in a process of its own: opens a bundle, then times a call for every line it reads.
 
-The gate runs this file's text, and `main()`, with `python -c` from the root of the revision under test, whose own `kdc_edge` it imports:
-nothing else of this project may be imported here, and of `kdc_edge` only what every revision has.
+The gate runs this file's text, and `main()`, with `python -c` from the root of the revision under test, whose own `kdc_edge`
+it imports: nothing else of this project may be imported here, and of `kdc_edge` only what every revision has.
 """
 
 import json
