@@ -1,7 +1,8 @@
 # make demo        set up, then the whole line from the shipped teacher to demo/report.html; ten minutes on 2 cores
 # make test        set up, lint, type-check, fast tests
 # make test-slow   shipped models, full-size conversions, long runs
-# make gate        the default bundle against the committed counters, and in turns with the revision before
+# make gate        the default bundle against the committed counters
+# make gate-times  in turns with the revision before (BASE=HEAD~1): two minutes
 # make system-deps what needs root (fonts); without it the tests that use it skip
 SHELL := /bin/bash
 VENV  ?= .venv
@@ -13,7 +14,7 @@ SYSTEM_PACKAGES := fonts-noto-color-emoji unicode-data
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: install demo test test-slow gate lint system-deps clean
+.PHONY: install demo test test-slow gate gate-times lint system-deps clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -61,11 +62,9 @@ BASE   ?= HEAD~1
 
 gate: $(STAMP)
 	$(BIN)/python -m bench gate $(BUNDLE) --base bench/baseline.json
-	@if git rev-parse -q --verify $(BASE)^{commit} >/dev/null; then \
-		$(BIN)/python -m bench gate $(BUNDLE) --base $(BASE) --clock cpu --budget 90; \
-	else \
-		echo "gate: there is no $(BASE) in this clone; times not gated"; \
-	fi
+
+gate-times: $(STAMP)
+	$(BIN)/python -m bench gate $(BUNDLE) --base $(BASE) --clock cpu
 
 system-deps:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
