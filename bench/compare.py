@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 
 from bench import record
-from bench.side import PICTURE, WHAT, Side, about
+from bench.side import WHAT, Side, about, samples_of
 from kdc_edge import machine, timing
 from kdc_edge.errors import UsageError
 from kdc_edge.files import write_json
@@ -58,7 +58,7 @@ def _bundles(config: CompareConfig) -> dict[str, Any]:
         for side in (a, b):
             side.check(config.seed)
         for what in WHAT:
-            samples = max(timing.MIN_SAMPLES, config.samples // 3) if what == PICTURE else config.samples
+            samples = samples_of(what, config.samples)
             calls = (side.call(what, config.seed) for side in (a, b))
             found = timing.compare(*calls, seed=config.seed, samples=samples, warmup=2)
             show(what, found.a, found.b, (found.ratio, found.low, found.high))

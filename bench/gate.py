@@ -169,8 +169,12 @@ def find_base(base: str, bundle: Path) -> Iterator[Base]:
             other = Bundle.open(path)
             yield Base(counters(other), (path, Tree.here()))
         else:
-            tree = stack.enter_context(checkout(base))
-            yield _revision(base, tree, tree.root / bundle.resolve().relative_to(repository()))
+            tree, root = stack.enter_context(checkout(base)), repository()
+            if root not in bundle.resolve().parents:
+                raise UsageError(
+                    f"{bundle} is not in {root}, so revision {base} has none at its path; give a bundle as base"
+                )
+            yield _revision(base, tree, tree.root / bundle.resolve().relative_to(root))
 
 
 def _revision(name: str, tree: Tree, path: Path) -> Base:

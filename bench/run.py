@@ -14,7 +14,7 @@ import tyro
 
 from bench import exports, fresh, record, roof, sensors
 from bench.record import NOT_MEASURED, Against, Latency, Measured, Minute, Ratio, Record, Settings
-from bench.side import PICTURE, WHAT, Side, about, batch, placement
+from bench.side import PICTURE, WHAT, Side, about, batch, placement, samples_of
 from kdc_edge import machine, timing
 from kdc_edge.bundle import Bundle
 from kdc_edge.errors import UsageError
@@ -54,7 +54,7 @@ def run(config: RunConfig) -> dict[str, Any]:
         raise UsageError("--interleave needs two bundles or more, the first of which the others are compared with")
     soak_s = None if config.soak is None else parse_duration(config.soak)
     options = Options(config.threads, config.provider, config.allow_fallback)
-    runs = [Run(Bundle.open(path), config, options) for path in config.bundles]
+    runs = [Run(Bundle.open(path), i, config, options) for i, path in enumerate(config.bundles)]
     peaks = roof.measure(config.threads) if config.runtime == "ort" else None
     for each in runs:
         each.cold()
@@ -75,7 +75,7 @@ def run(config: RunConfig) -> dict[str, Any]:
 class Run:
     """One bundle's record as it grows."""
 
-    def __init__(self, bundle: Bundle, config: RunConfig, options: Options) -> None:
+    def __init__(self, bundle: Bundle, index: int, config: RunConfig, options: Options) -> None:
         self.bundle, self.config, self.options = bundle, config, options
         now, spec = datetime.now(timezone.utc), bundle.manifest.pipeline
         described = machine.describe()
@@ -102,8 +102,8 @@ class Run:
             parity=bundle.report.get("parity", NOT_MEASURED),
             quality=bundle.report.get("quality", NOT_MEASURED),
         )
-        name = f"{now:%Y%m%dT%H%M%SZ}-{bundle.manifest.name}-{bundle.manifest.precision}-{bundle.id[:8]}.json"
-        self.path = config.output / name
+        label = f"{bundle.manifest.name}-{bundle.manifest.precision}-{bundle.id[:8]}"
+        self.path = config.output / f"{now:%Y%m%dT%H%M%SZ}-{index}-{label}.json"
 
     def save(self, **changes: Any) -> None:
         self.record = replace(self.record, **changes)
@@ -129,7 +129,7 @@ class Run:
     def warm(self) -> None:
         with self.side() as side:
             for what in WHAT:
-                samples = samples_of(what, self.config)
+                samples = samples_of(what, self.config.samples)
                 with sensors.measure_energy() as energy:
                     self.add(what, timing.measure(side.call(what, self.config.seed), warmup=2, samples=samples))
                 if what == PICTURE and energy.joules is not None:
@@ -187,7 +187,7 @@ def warm_interleaved(first: Run, other: Run, config: RunConfig, options: Options
     with first.side() as a, other.side() as b:
         for what in WHAT:
             calls = (side.call(what, config.seed) for side in (a, b))
-            found = timing.compare(*calls, seed=config.seed, warmup=2, samples=samples_of(what, config))
+            found = timing.compare(*calls, seed=config.seed, warmup=2, samples=samples_of(what, config.samples))
             first.add(what, found.a)
             other.add(what, found.b)
             wall[what] = Ratio(found.ratio, found.low, found.high)
@@ -195,10 +195,6 @@ def warm_interleaved(first: Run, other: Run, config: RunConfig, options: Options
             cpu[what] = Ratio(*timing.ratio_interval(*of, seed=config.seed))
     base = first.bundle
     other.save(against=Against(base.id, base.manifest.name, base.manifest.precision, wall, cpu))
-
-
-def samples_of(what: str, config: RunConfig) -> int:
-    return max(timing.MIN_SAMPLES, config.samples // 3) if what == PICTURE else config.samples
 
 
 def parse_duration(text: str) -> float:

@@ -14,7 +14,7 @@ from kdc_edge.noise import gaussian
 from kdc_edge.pipeline import COMPONENTS, Pipeline
 from kdc_edge.ports import zeros
 from kdc_edge.runtimes import RUNTIMES, Options
-from kdc_edge.timing import Call
+from kdc_edge.timing import MIN_SAMPLES, Call
 
 PROMPT = "red apple"
 PICTURE = "picture"
@@ -59,6 +59,11 @@ class Side:
 def batch(what: str) -> int:
     """Of one call in a guided picture; a picture is made alone."""
     return 1 if what in ("vae_decoder", PICTURE) else 2
+
+
+def samples_of(what: str, samples: int) -> int:
+    """A picture takes as long as dozens of calls, and gets a third of their samples."""
+    return max(MIN_SAMPLES, samples // 3) if what == PICTURE else samples
 
 
 def about(bundle: Bundle) -> dict[str, Any]:

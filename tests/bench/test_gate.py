@@ -118,6 +118,8 @@ def test_a_revision_is_checked_out_with_its_bundle(tmp_path: Path, monkeypatch: 
         assert Bundle.open(other).id == Bundle.open(bundle).id and tree.root != root
         assert not base.why_not
     assert not tree.root.exists()
+    with pytest.raises(UsageError, match="has none at its path"), find_base("HEAD", tmp_path / "elsewhere"):
+        pass
     with pytest.raises(UsageError, match=r"no git revision: .*v0\.0"), find_base("v0.0", bundle):
         pass
     (root / "kdc_edge" / "__init__.py").write_text("raise RuntimeError('broken then')")
