@@ -2,7 +2,7 @@
 # make test        set up, lint, type-check, fast tests
 # make test-slow   shipped models, full-size conversions, long runs
 # make gate        the default bundle against the committed counters
-# make gate-times  in turns with the revision before (BASE=HEAD~1): two minutes
+# make gate-times  its times in turns with the revision before (BASE=HEAD~1), two minutes at most; only a regression fails
 # make system-deps what needs root (fonts); without it the tests that use it skip
 SHELL := /bin/bash
 VENV  ?= .venv
@@ -64,7 +64,7 @@ gate: $(STAMP)
 	$(BIN)/python -m bench gate $(BUNDLE) --base bench/baseline.json
 
 gate-times: $(STAMP)
-	$(BIN)/python -m bench gate $(BUNDLE) --base $(BASE) --clock cpu
+	$(BIN)/python -m bench gate $(BUNDLE) --base $(BASE) --clock cpu --allow-inconclusive
 
 system-deps:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

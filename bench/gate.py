@@ -1,4 +1,4 @@
-"""Is the head slower than the base? Three answers: pass, regression, or inconclusive, which is never green.
+"""Is the head slower than the base? Three answers: pass, regression, or inconclusive, which is green only if allowed.
 
     python -m bench gate kdc_edge/data/emoji-64 --base HEAD~1
 
@@ -54,6 +54,8 @@ class GateConfig:
     threads: int = 1
     """Of the runtime. One leaves the other cores to whoever else is there."""
     seed: int = 0
+    allow_inconclusive: bool = False
+    """Exit 0 where it cannot be told, after saying so: for a job that a noisy machine must not stop."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """JSON file for every sample and figure."""
 
@@ -68,7 +70,7 @@ class Base:
 
 
 def gate(config: GateConfig) -> dict[str, Any]:
-    """Exit 0 if the head is no slower, 1 for a regression and where it cannot be told."""
+    """Exit 0 if the head is no slower, 1 for a regression and, unless that is allowed, where it cannot be told."""
     if not 0 < config.margin < 1 or not config.budget > 0 or config.steps < 1:
         seen = f"--margin is {config.margin:g}, --budget {config.budget:g} and --steps {config.steps}"
         raise UsageError(f"{seen}; all must be above 0, and the margin below 1")
@@ -95,9 +97,9 @@ def gate(config: GateConfig) -> dict[str, Any]:
     data["outcome"], data["advice"] = outcome, advice
     if config.output is not None:
         write_json(config.output, data)
-    if outcome != "pass":
+    if outcome == "regression" or (outcome == "inconclusive" and not config.allow_inconclusive):
         raise GateError(f"{outcome}: {advice}")
-    print(f"pass: {config.bundle} costs no more than {config.base}", file=sys.stderr)
+    print(f"{outcome}: {advice or f'{config.bundle} costs no more than {config.base}'}", file=sys.stderr)
     return data
 
 

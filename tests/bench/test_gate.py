@@ -86,6 +86,15 @@ def test_a_planted_slow_down_is_found_and_the_same_code_passes(
     assert found.low > 1.9 and judge(same, found, replace(config, margin=0.9))[0] != "pass"
 
 
+def test_what_cannot_be_told_is_red_unless_allowed(hand_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(timing, "MIN_VISITS", 2)
+    config = GateConfig(hand_bundle, str(hand_bundle), margin=1e-6, budget=0.1)
+    with pytest.raises(GateError, match="inconclusive: "):
+        gate(config)
+    assert gate(replace(config, allow_inconclusive=True))["outcome"] == "inconclusive"
+    assert "\ninconclusive: " in capsys.readouterr().err
+
+
 def test_a_record_holds_counters_alone(
     hand_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

@@ -59,7 +59,7 @@ def test_a_record_says_what_was_measured_on_what(records: list[record.Record], h
 
 def test_the_summary_names_the_machine_and_says_what_was_not_measured(folder: Path) -> None:
     text = (folder / exports.SUMMARY).read_text()
-    assert "onnxruntime" in text and "1 threads" in text and "not measured" in text and "hand fp32" in text
+    assert "onnxruntime" in text and "1 thread;" in text and "not measured" in text and "hand fp32" in text
 
 
 def test_pytest_benchmark_reads_what_it_gets(folder: Path, tmp_path: Path) -> None:
