@@ -6,15 +6,17 @@ tiny decoder squashes what it reads (3·tanh(z/3)): a penalty sees to it while t
 
 # B batch, C latent channels, h w latent grid, H W pixels; pixels in [-1, 1]
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
-from diffusers import AutoencoderTiny
+from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 from torch.nn import functional as F
 
 from train.loop import Loss
 from train.recipes import AutoencoderConfig
+
+BATCH = 256  # pictures of one call
 
 
 def build(config: AutoencoderConfig) -> AutoencoderTiny:
@@ -52,23 +54,31 @@ def to_float(pixels: Tensor) -> Tensor:
     return pixels.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
 
 
-def batches(pixels: Tensor, size: int = 256) -> Iterator[Tensor]:
-    for start in range(0, len(pixels), size):
-        yield to_float(pixels[start : start + size])
+@torch.no_grad()
+def encode(vae: AutoencoderTiny | AutoencoderKL, pixels: Tensor) -> Tensor:
+    """(N, 3, H, W) uint8 → (N, C, h, w) float32 as the U-Net knows them, on the CPU; of a KL autoencoder the mean."""
+
+    def latents(x: Tensor) -> Tensor:
+        found = vae.encode(x.to(vae.device))
+        return found.latents if isinstance(vae, AutoencoderTiny) else found.latent_dist.mean
+
+    return torch.cat(
+        [(latents(x) * vae.config.scaling_factor).float().cpu() for x in map(to_float, pixels.split(BATCH))]
+    )
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderTiny, pixels: Tensor) -> Tensor:
-    """(N, 3, H, W) uint8 → (N, C, h, w) float32, on the CPU."""
-    return torch.cat([vae.encode(x.to(vae.device)).latents.float().cpu() for x in batches(pixels)])
+def decode(vae: AutoencoderTiny | AutoencoderKL, latents: Tensor) -> Tensor:
+    """(B, C, h, w) as the U-Net knows them → (B, 3, H, W) float32 in [-1, 1], on the CPU."""
+    found = vae.decode((latents / vae.config.scaling_factor).to(vae.device)).sample
+    return found.float().clamp(-1, 1).cpu()
 
 
-@torch.no_grad()
-def psnr(vae: AutoencoderTiny, pixels: Tensor) -> float:
+def psnr(vae: AutoencoderTiny | AutoencoderKL, pixels: Tensor) -> float:
     """Mean over pictures of 10·log10(1 / mean squared error), pixels in [0, 1], reconstruction rounded to 8 bits."""
     values = []
-    for x in batches(pixels):
-        y = vae.decode(vae.encode(x.to(vae.device)).latents).sample.float().cpu()
-        error = (((y.clamp(-1, 1) + 1) * 127.5).round() / 255 - (x + 1) / 2).square().mean((1, 2, 3))
+    for part in pixels.split(BATCH):
+        x, y = to_float(part), decode(vae, encode(vae, part))
+        error = (((y + 1) * 127.5).round() / 255 - (x + 1) / 2).square().mean((1, 2, 3))
         values.append(-10 * error.clamp_min(1e-10).log10())
     return torch.cat(values).mean().item()

@@ -10,14 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from train.autoencoder import encode
 from train.contrastive import CaptionIds
+from train.data import Pictures
 from train.loop import Loss
 from train.recipes import UNetConfig
 from train.tokenizer import pad_ids
@@ -129,6 +131,13 @@ def cache(
     ids = CaptionIds(tokenizer, captions)
     empty = pad_ids(tokenizer, [""])
     return Cache(latents, text_states(encoder, torch.cat([empty, ids.ids]), "text"), ids, weights, scheduler)
+
+
+def source(pipeline: StableDiffusionPipeline, pictures: Pictures, weights: Tensor) -> Cache:
+    """Everything that does not change while a U-Net is trained, computed on the U-Net's device."""
+    vae, encoder = (module.to(pipeline.unet.device) for module in (pipeline.vae, pipeline.text_encoder))
+    latents = encode(vae, pictures.tensor())
+    return cache(latents, pictures.captions, pipeline.tokenizer, encoder, pipeline.scheduler, weights)
 
 
 def task_loss(unet: UNet2DConditionModel, source: Cache, batch_size: int) -> Loss:

@@ -30,7 +30,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     from train.diffusion import for_training
     from train.folders import load_pipeline, save_pipeline
     from train.loop import fit, pick_device, seeded
-    from train.student import build_student
+    from train.student import build_student, describe
 
     refuse_existing(config.output_dir, config.force)
     pipeline = load_pipeline(config.teacher, config.revision)
@@ -40,6 +40,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     if config.init:
         start = load_pipeline(str(config.init)).unet
     else:
+        describe(teacher.config, spec)
         start = seeded(config.loop.seed, lambda: build_student(teacher, spec))
     student = for_training(start, teacher.device)
     source, data = cached(config, pipeline)
@@ -74,16 +75,12 @@ def distill(config: DistillConfig) -> dict[str, Any]:
 
 def cached(config: DistillConfig, pipeline: Any) -> tuple["Cache", str]:
     """The training draws' source and the data's hash."""
-    from train import autoencoder, diffusion
+    from train import diffusion
     from train.data import load
 
     side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
     pictures = load(config.data, side).split("train")
-    vae, encoder = pipeline.vae.to(pipeline.unet.device), pipeline.text_encoder.to(pipeline.unet.device)
-    latents = autoencoder.encode(vae, pictures.tensor())
-    weights = pictures.weights(config.toned_share)
-    source = diffusion.cache(latents, pictures.captions, pipeline.tokenizer, encoder, pipeline.scheduler, weights)
-    return source, pictures.digest()
+    return diffusion.source(pipeline, pictures, pictures.weights(config.toned_share)), pictures.digest()
 
 
 def distillation_loss(

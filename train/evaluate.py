@@ -94,13 +94,10 @@ def generate(
 
 def through_autoencoder(pipeline: "StableDiffusionPipeline", pictures: "Pictures") -> "NDArray[np.uint8]":
     """The real pictures, encoded and decoded."""
-    import torch
+    from train.autoencoder import decode, encode
 
-    from train.autoencoder import encode
-
-    with torch.no_grad():
-        decoded = pipeline.vae.decode(encode(pipeline.vae, pictures.tensor())).sample
-    return ((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    decoded = decode(pipeline.vae, encode(pipeline.vae, pictures.tensor()))
+    return ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def score(

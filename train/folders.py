@@ -57,11 +57,8 @@ def half(module: nn.Module) -> nn.Module:
 
 def load_pipeline(source: str, revision: str | None = None) -> StableDiffusionPipeline:
     """A Stable Diffusion folder (checked first) or hub id, in float32, frozen; safetensors only."""
-    local = Path(source)
-    if local.exists() or source.count("/") != 1:
-        Checkpoint.open(local)
-    elif revision is None:
-        raise UsageError(f"{source} is a hub id: pin it with --revision COMMIT, so that a run can be repeated")
+    if not is_hub_id(source, revision):
+        Checkpoint.open(Path(source))
     pipeline = StableDiffusionPipeline.from_pretrained(
         source, revision=revision, dtype=torch.float32, use_safetensors=True, safety_checker=None
     )
@@ -69,3 +66,11 @@ def load_pipeline(source: str, revision: str | None = None) -> StableDiffusionPi
         module.eval().requires_grad_(False)
     pipeline.unet.to(memory_format=torch.channels_last)
     return pipeline
+
+
+def is_hub_id(source: str, revision: str | None) -> bool:
+    """Whether `source` is no path but a repository on the hub; UsageError if no revision pins it."""
+    hub = not Path(source).exists() and source.count("/") == 1
+    if hub and revision is None:
+        raise UsageError(f"{source} is a hub id: pin it with --revision COMMIT, so that a run can be repeated")
+    return hub

@@ -156,8 +156,9 @@ class JudgeConfig:
 class StudentSpec:
     """What block removal keeps of a U-Net (arXiv 2505.06995; BK-SDM, 2305.15798)."""
 
-    pairs_per_stage: int = 1
-    """Residual-and-attention pairs left in each down stage; each up stage keeps one more."""
+    pairs_per_stage: int | tuple[int, ...] = 1
+    """Residual-and-attention pairs left in each down stage, or in each by itself from the outside in; the up stage that
+    mirrors it keeps one more."""
     keep_mid: bool = True
     drop_innermost: bool = False
 
@@ -177,7 +178,37 @@ def kdc_tiny() -> StudentSpec:
     return replace(kdc_small(), drop_innermost=True)
 
 
-STUDENTS = {"kdc-base": kdc_base, "kdc-small": kdc_small, "kdc-tiny": kdc_tiny}
+def kdc_3stage() -> StudentSpec:
+    """As kdc_base without the innermost stage. 420,423,044 parameters from SD 1.x."""
+    return replace(kdc_base(), drop_innermost=True)
+
+
+STUDENTS = {"kdc-base": kdc_base, "kdc-small": kdc_small, "kdc-tiny": kdc_tiny, "kdc-3stage": kdc_3stage}
+StudentName = Literal["kdc-base", "kdc-small", "kdc-tiny", "kdc-3stage"]
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """Settings of block removal: a preset, or a budget and what is measured to reach it."""
+
+    teacher: str = "assets/emoji-64/teacher"
+    """Stable Diffusion 1.x/2.x folder, or hub id; --dry-run of a preset needs its unet/config.json only."""
+    revision: str | None = None
+    """Revision of a hub teacher."""
+    student: StudentName = "kdc-small"
+    budget_macs: float | None = None
+    """In place of the preset: remove what changes the output least until this share of the MACs is left."""
+    budget_parameters: float | None = None
+    """The same for parameters; with both, both are kept."""
+    data: str = "assets/emoji-64.tar"
+    """Captioned pictures that the change is measured on."""
+    calibration: int = 32
+    """Pictures of it, each at a timestep of its own."""
+    seed: int = 0
+    dry_run: bool = False
+    """Print sizes and what is copied; write nothing."""
+    output_dir: OutputDir = Path("runs/student/pruned")
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -199,7 +230,7 @@ class DistillConfig:
     """Stable Diffusion 1.x/2.x folder, or hub id."""
     revision: str | None = None
     """Revision of a hub teacher."""
-    student: Literal["kdc-base", "kdc-small", "kdc-tiny"] = "kdc-small"
+    student: StudentName = "kdc-small"
     init: Path | None = None
     """Train this student on instead of pruning the teacher anew."""
     output_dir: OutputDir = Path("runs/student/checkpoint")
