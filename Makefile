@@ -64,7 +64,7 @@ gate: $(STAMP)
 	$(BIN)/python -m bench gate $(BUNDLE) --base bench/baseline.json
 
 gate-times: $(STAMP)
-	$(BIN)/python -m bench gate $(BUNDLE) --base $(BASE) --clock cpu --allow-inconclusive
+	$(BIN)/python -m bench gate $(BUNDLE) --base $(BASE) --allow-inconclusive
 
 system-deps:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

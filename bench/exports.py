@@ -29,7 +29,9 @@ def markdown(records: Sequence[Record]) -> str:
     """Tables of latency, size and ratios, with the machine they hold for."""
     first = records[0]
     where, settings = first.machine, first.settings
-    threads = {None: "the runtime's choice of threads", 1: "1 thread"}.get(settings.threads, f"{settings.threads} threads")
+    threads = {None: "the runtime's choice of threads", 1: "1 thread"}.get(
+        settings.threads, f"{settings.threads} threads"
+    )
     versions = ", ".join(f"{package} {number}" for package, number in first.versions.items())
     lines = [
         f"{where['processor']}, {where['cores']} cores, {where['os']}; {versions}; {threads}; "

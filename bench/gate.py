@@ -50,7 +50,8 @@ class GateConfig:
     """Slower by more than this is a regression; also how well the ratio must be known."""
     budget: float = 120.0
     """Seconds for the timings."""
-    clock: Literal["wall", "cpu"] = "wall"
+    clock: Literal["cpu", "wall"] = "cpu"
+    """Processor time does not count what others run meanwhile; with more than one thread, or a device, take wall."""
     threads: int = 1
     """Of the runtime. One leaves the other cores to whoever else is there."""
     seed: int = 0
@@ -129,9 +130,10 @@ def judge(same: timing.Settled, found: timing.Settled, config: GateConfig) -> tu
             "other; stop what else runs here, or set --threads below the number of cores"
         )
     if not found.conclusive:
+        other_clock = ", or gate --clock cpu" if config.clock == "wall" else ""
         return "inconclusive", (
-            f"{_interval(found)} after {len(found.visits)} visits is wider than ± {config.margin:.1%}; raise --budget, "
-            "stop what else runs here, or gate --clock cpu"
+            f"{_interval(found)} after {len(found.visits)} visits is wider than ± {config.margin:.1%}; raise --budget, or "
+            f"stop what else runs here{other_clock}"
         )
     if found.low > limit:
         return (

@@ -28,7 +28,8 @@ from bench.gate import GateConfig, judge, time_both
 from bench.visits import Tree
 from kdc_edge import command, machine, timing
 from kdc_edge.bundle import Bundle
-from kdc_edge.files import write_json
+from kdc_edge.errors import UsageError
+from kdc_edge.files import read_json, write_json
 
 RUNTIME = Path("kdc_edge/runtimes/ort.py")
 CALL = "self._session.run(names, inputs)"
@@ -62,23 +63,36 @@ class TrialConfig:
     budget: float = 120.0
     """Seconds of one gate."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("runs/trial.json")
-    """JSON file, rewritten after every gate."""
+    """JSON file, rewritten after every gate; one that is there is gone on with."""
 
 
 def trial(config: TrialConfig) -> dict[str, Any]:
     """False alarms, slow-downs found, and gates that came to no answer."""
-    Bundle.open(config.bundle)
+    settings = {
+        "machine": machine.describe(),
+        "bundle": Bundle.open(config.bundle).id,
+        **{name: getattr(config, name) for name in ("gates", "slowed", "slow_down", "neighbours", "budget")},
+    }
+    found = finished(config.output, settings)
     kinds = [0.0] * config.gates + [config.slow_down] * config.slowed
     order = np.random.RandomState(0).permutation(len(kinds))
-    found: list[dict[str, Any]] = []
     with copies(config.slow_down) as trees, busy(config.neighbours):
-        for index in tqdm(order, desc="gates", unit="gate", disable=None):
+        for index in tqdm(order[len(found) :], desc="gates", unit="gate", disable=None):
             planted = kinds[index]
             found.append(one(config, trees[planted], planted, int(index)))
-            data = {"machine": machine.describe(), "neighbours": config.neighbours, **summary(found), "gates": found}
-            write_json(config.output, data)
+            write_json(config.output, {"settings": settings, "summary": summary(found), "done": found})
     print(f"{config.output}: {summary(found)}", file=sys.stderr)
     return summary(found)
+
+
+def finished(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The gates of an earlier start. Raises UsageError where it had other settings or another machine."""
+    if not path.exists():
+        return []
+    data = read_json(path)
+    if not isinstance(data, dict) or data.get("settings") != settings:
+        raise UsageError(f"{path} is of a trial on another machine or with other settings; choose another --output")
+    return data["done"]
 
 
 def one(config: TrialConfig, head: Tree, planted: float, seed: int) -> dict[str, Any]:

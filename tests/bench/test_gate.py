@@ -77,7 +77,7 @@ def test_a_planted_slow_down_is_found_and_the_same_code_passes(
 ) -> None:
     """Real processes on the hand-made bundle; a margin as wide as a busy test machine needs."""
     monkeypatch.setattr(timing, "MIN_VISITS", 3)
-    config = GateConfig(hand_bundle, str(hand_bundle), margin=0.9, output=tmp_path / "gate.json")
+    config = GateConfig(hand_bundle, str(hand_bundle), margin=0.9, clock="wall", output=tmp_path / "gate.json")
     assert gate(config)["outcome"] == "pass"
     data = read_json(tmp_path / "gate.json")
     assert data["times"]["head_against_base"]["conclusive"] and len(data["times"]["base_against_itself"]["visits"]) >= 3
