@@ -34,7 +34,7 @@ def markdown(records: Sequence[Record]) -> str:
     )
     versions = ", ".join(f"{package} {number}" for package, number in first.versions.items())
     lines = [
-        f"{where['processor']}, {where['cores']} cores, {where['os']}; {versions}; {threads}; "
+        f"{where['processor']}, {where['cores']} cores, {'-'.join(where['os'].split('-')[:2])}; {versions}; {threads}; "
         f"{settings.samples} samples of a component, interleaved where ratios are given; power mode "
         f"{settings.power_mode or NOT_MEASURED}.",
         "",
