@@ -103,6 +103,18 @@ def recover(target: Path) -> None:
             os.rename(previous, target)
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """An existing folder for this process alone; UsageError where another one has it. Gone with the process."""
+    lock = _lock(folder)
+    if lock is None and sys.platform != "win32":
+        raise UsageError(f"{folder} is in use by another process; wait for it, or choose another folder")
+    try:
+        yield
+    finally:
+        _unlock(lock)
+
+
 def disk_full(error: BaseException) -> bool:
     """Whether the disk or a quota ran out, also where a library wraps the system's error in one of its own."""
     return getattr(error, "errno", None) in DISK_FULL or f"os error {errno.ENOSPC}" in str(error)

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train.loop import Loss
+from train.loop import Loss, Part
 from train.recipes import AutoencoderConfig
 
 BATCH = 256  # pictures of one call
@@ -30,15 +30,26 @@ def build(config: AutoencoderConfig) -> AutoencoderTiny:
     ).to(memory_format=torch.channels_last)
 
 
-def reconstruction_loss(vae: AutoencoderTiny, pixels: Tensor, batch_size: int, noise: float) -> Loss:
+class Reconstruction(nn.Module):
+    """Latents (B, C, h, w) of pictures (B, 3, H, W), and what is decoded from them and a little noise, in one call."""
+
+    def __init__(self, vae: AutoencoderTiny, noise: float) -> None:
+        super().__init__()
+        self.vae, self.noise = vae, noise
+
+    def forward(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        z = self.vae.encode(x).latents
+        jitter = torch.randn(z.shape, generator=generator).to(z) * self.noise
+        return z, self.vae.decode(z + jitter).sample
+
+
+def reconstruction_loss(pixels: Tensor, batch_size: int) -> Loss:
     """Squared plus a little absolute error, and the penalty that normalises the latents. `pixels` (N, 3, H, W) uint8."""
 
-    def loss(step: int, generator: torch.Generator) -> Mapping[str, Tensor]:
-        index = torch.randint(len(pixels), (batch_size,), generator=generator)
-        x = to_float(pixels[index]).to(vae.device)  # (B, 3, H, W)
-        z = vae.encode(x).latents  # (B, C, h, w)
-        jitter = torch.randn(z.shape, generator=generator).to(z) * noise
-        y = vae.decode(z + jitter).sample  # (B, 3, H, W)
+    def loss(network: nn.Module, part: Part) -> Mapping[str, Tensor]:
+        index = torch.randint(len(pixels), (batch_size,), generator=part.generator)[part.rows(batch_size)]
+        x = to_float(pixels[index]).to(part.device)
+        z, y = network(x, part.generator)
         mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3))
         return {
             "l2": F.mse_loss(y, x),

@@ -10,11 +10,11 @@ picture is judged by what it shows.
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from train.loop import Loss
+from train.loop import Loss, Part
 from train.recipes import ContrastiveConfig
 from train.tokenizer import POSITIONS, pad_ids
 
@@ -57,6 +57,7 @@ class CaptionIds:
 
     def __init__(self, tokenizer: CLIPTokenizer, captions: Sequence[Sequence[str]]) -> None:
         self.starts = torch.tensor([0, *(len(group) for group in captions)]).cumsum(0)
+        self.end = tokenizer.eos_token_id  # pads, too
         self.ids = pad_ids(tokenizer, [text for group in captions for text in group])
 
     def rows(self, index: Tensor, generator: torch.Generator) -> Tensor:
@@ -84,15 +85,14 @@ def augment(x: Tensor, config: ContrastiveConfig, generator: torch.Generator) ->
     return torch.where(blurred, soft, x) + (level * torch.randn(x.shape, generator=generator)).to(x)
 
 
-def contrastive_loss(
-    clip: CLIPModel, pixels: Tensor, ids: CaptionIds, batch_size: int, config: ContrastiveConfig
-) -> Loss:
-    """`pixels` (N, 3, H, W) uint8, in the order of `ids`."""
+def contrastive_loss(pixels: Tensor, ids: CaptionIds, batch_size: int, config: ContrastiveConfig) -> Loss:
+    """`pixels` (N, 3, H, W) uint8, in the order of `ids`. A picture is told from the others of its part of the batch."""
 
-    def loss(step: int, generator: torch.Generator) -> Mapping[str, Tensor]:
-        index = draw(len(pixels), batch_size, config.neighbours, generator)
-        x = augment(pixels[index].to(clip.device).float() / 127.5 - 1, config, generator)
-        tokens = trim(ids.ids[ids.rows(index, generator)], clip.config.text_config.eos_token_id).to(clip.device)
+    def loss(clip: nn.Module, part: Part) -> Mapping[str, Tensor]:
+        generator = part.generator
+        index = draw(len(pixels), batch_size, config.neighbours, generator)[part.rows(batch_size)]
+        x = augment(pixels[index].to(part.device).float() / 127.5 - 1, config, generator)
+        tokens = trim(ids.ids[ids.rows(index, generator)], ids.end).to(part.device)
         return {"contrastive": clip(input_ids=tokens, pixel_values=x, return_loss=True).loss}
 
     return loss

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -20,7 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from train.autoencoder import encode
 from train.contrastive import CaptionIds
 from train.data import Pictures
-from train.loop import Loss
+from train.loop import Loss, Part
 from train.recipes import UNetConfig
 from train.tokenizer import pad_ids
 
@@ -86,20 +86,22 @@ class Cache:
     scheduler: DDIMScheduler
     dropout: float = 0.1
 
-    def draw(self, batch_size: int, generator: torch.Generator, device: torch.device) -> Draw:
+    def draw(self, batch_size: int, part: Part) -> Draw:
+        """The part's rows of a batch that is the same for all parts."""
+        generator, keep = part.generator, part.rows(batch_size)
         index = torch.multinomial(self.weights, batch_size, replacement=True, generator=generator)
         rows = 1 + self.ids.rows(index, generator)
         rows[torch.rand(batch_size, generator=generator) < self.dropout] = 0
-        clean = self.latents[index]
-        noise = torch.randn(clean.shape, generator=generator)
-        timesteps = torch.randint(self.scheduler.config.num_train_timesteps, (batch_size,), generator=generator)
+        noise = torch.randn(batch_size, *self.latents.shape[1:], generator=generator)[keep]
+        timesteps = torch.randint(self.scheduler.config.num_train_timesteps, (batch_size,), generator=generator)[keep]
+        clean = self.latents[index[keep]]
         noisy = self.scheduler.add_noise(clean, noise, timesteps)
         target = prediction_target(self.scheduler, clean, noise, timesteps)
         return Draw(
-            noisy.to(device, memory_format=torch.channels_last),
-            timesteps.to(device),
-            self.text[rows].to(device).float(),
-            target.to(device),
+            noisy.to(part.device, memory_format=torch.channels_last),
+            timesteps.to(part.device),
+            self.text[rows[keep]].to(part.device).float(),
+            target.to(part.device),
         )
 
 
@@ -140,11 +142,11 @@ def source(pipeline: StableDiffusionPipeline, pictures: Pictures, weights: Tenso
     return cache(latents, pictures.captions, pipeline.tokenizer, encoder, pipeline.scheduler, weights)
 
 
-def task_loss(unet: UNet2DConditionModel, source: Cache, batch_size: int) -> Loss:
+def task_loss(source: Cache, batch_size: int) -> Loss:
     """Mean squared error of the prediction (arXiv 2202.00512 for v)."""
 
-    def loss(step: int, generator: torch.Generator) -> Mapping[str, Tensor]:
-        draw = source.draw(batch_size, generator, unet.device)
+    def loss(unet: nn.Module, part: Part) -> Mapping[str, Tensor]:
+        draw = source.draw(batch_size, part)
         return {"task": F.mse_loss(unet(draw.noisy, draw.timesteps, draw.text).sample.float(), draw.target)}
 
     return loss

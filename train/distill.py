@@ -14,9 +14,10 @@ from train.recipes import STUDENTS, DistillConfig, LossWeights
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
+    from torch import nn
 
     from train.diffusion import Cache
-    from train.loop import Loss
+    from train.loop import Loss, Part
 
 
 def distill(config: DistillConfig) -> dict[str, Any]:
@@ -26,10 +27,11 @@ def distill(config: DistillConfig) -> dict[str, Any]:
 
     from kdc_edge.checkpoint import Checkpoint, CheckpointInfo
     from kdc_edge.files import refuse_existing
-    from train import logbook
-    from train.diffusion import for_training
-    from train.folders import load_pipeline, save_pipeline
-    from train.loop import fit, pick_device, seeded
+    from train import diffusion, logbook
+    from train.data import load
+    from train.drawing import sampler
+    from train.folders import load_pipeline, save_pipeline, with_unet
+    from train.loop import fit, is_main, pick_device, seeded
     from train.student import build_student, describe
 
     refuse_existing(config.output_dir, config.force)
@@ -42,12 +44,19 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     else:
         describe(teacher.config, spec)
         start = seeded(config.loop.seed, lambda: build_student(teacher, spec))
-    student = for_training(start, teacher.device)
-    source, data = cached(config, pipeline)
+    student = diffusion.for_training(start, teacher.device)
+    pictures = load(config.data, teacher.config.sample_size * pipeline.vae_scale_factor).split("train")
+    source = diffusion.source(pipeline, pictures, pictures.weights(config.toned_share))
+    sample = sampler(pipeline, pictures.captions, config.run_dir / "samples")
     loss = distillation_loss(student, teacher, source, config.weights, config.loop.batch_size)
     settings = {"student": config.student, "weights": asdict(config.weights), "loop": asdict(config.loop)}
-    key = {"teacher": teacher_id, "data": data, "spec": spec, "weights": config.weights, "init": str(config.init)}
-    history = fit(student, loss, config.loop, config.run_dir / "unet.safetensors", key=key, label=config.student)
+    init = Checkpoint.open(config.init).id if config.init else None
+    data = pictures.digest()
+    key = {"teacher": teacher_id, "data": data, "spec": spec, "weights": config.weights, "init": init}
+    state = config.run_dir / "unet.safetensors"
+    history = fit(student, loss, config.loop, state, key=key, label=config.student, sample=sample)
+    if not is_main():
+        return {}
     metrics = {"teacher_parameters": size(teacher), "parameters": size(student)}
     info = CheckpointInfo(
         format=1,
@@ -58,29 +67,10 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         losses=logbook.curve(history),
         metrics=metrics,
     )
-    saved = save_pipeline(
-        config.output_dir,
-        unet=student,
-        vae=pipeline.vae,
-        text_encoder=pipeline.text_encoder,
-        tokenizer=pipeline.tokenizer,
-        scheduler=pipeline.scheduler,
-        info=info,
-        force=config.force,
-    )
+    saved = save_pipeline(config.output_dir, with_unet(pipeline, student), info, config.force)
     results = {"checkpoint": saved.id, **metrics, **logbook.summary(history)}
     logbook.append(config.log, f"distillation {config.student}", settings | {"teacher": teacher_id}, results)
     return {"path": str(config.output_dir), **results}
-
-
-def cached(config: DistillConfig, pipeline: Any) -> tuple["Cache", str]:
-    """The training draws' source and the data's hash."""
-    from train import diffusion
-    from train.data import load
-
-    side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
-    pictures = load(config.data, side).split("train")
-    return diffusion.source(pipeline, pictures, pictures.weights(config.toned_share)), pictures.digest()
 
 
 def distillation_loss(
@@ -99,13 +89,13 @@ def distillation_loss(
 
     blocks = matched_blocks(student, teacher) if weights.feat else []
 
-    def loss(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        draw = source.draw(batch_size, generator, student.device)
+    def loss(network: "nn.Module", part: "Part") -> dict[str, torch.Tensor]:
+        draw = source.draw(batch_size, part)
         inputs = (draw.noisy, draw.timesteps, draw.text)
         with recorded([s for s, _ in blocks]) as of_student, recorded([t for _, t in blocks]) as of_teacher:
             with torch.no_grad():
                 from_teacher = teacher(*inputs).sample
-            from_student = student(*inputs).sample
+            from_student = network(*inputs).sample
         answers = Answers(draw.target, from_student, from_teacher, of_student, of_teacher)
         return weighted(answers, asdict(weights))
 

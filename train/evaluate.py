@@ -7,7 +7,6 @@ match among all without skin tone; on captions never trained on, how often is th
 same emoji; and the same for the real pictures through the autoencoder: the ceiling.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,22 +28,26 @@ CHOICE = 20_261  # seed of the fixed choice of captions
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """All figures of one model, with what they rest on."""
     quiet()
+    from functools import partial
+
     from kdc_edge.checkpoint import Checkpoint
     from kdc_edge.files import write_json
     from kdc_edge.torch_ref.judge import Judge
     from train import autoencoder
     from train.data import load
+    from train.drawing import generate, sheet
     from train.folders import load_pipeline
 
     checkpoint = Checkpoint.open(config.model)
     pipeline = load_pipeline(str(config.model))
     pictures = load(config.data, pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
     judge = Judge.open(config.judge)
+    draw = partial(generate, pipeline, steps=config.steps, guidance=config.guidance, seed=config.seed)
     gallery = pictures.select([not row["tone"] for row in pictures.rows])
     asked = np.random.RandomState(CHOICE).choice(len(gallery), min(config.captions, len(gallery)), replace=False)
     unseen = pictures.split("generalisation")
-    drawn = generate(pipeline, [gallery.captions[i][0] for i in asked], config)
-    drawn_unseen = generate(pipeline, [group[0] for group in unseen.captions], config)
+    drawn = draw([gallery.captions[i][0] for i in asked])
+    drawn_unseen = draw([group[0] for group in unseen.captions])
     through = [through_autoencoder(pipeline, part) for part in (gallery.select_index(asked), unseen)]
     figures = {
         "model": checkpoint.id,
@@ -61,35 +64,6 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         sheet(drawn[:64]).save(config.sheet)
     report(figures)
     return figures
-
-
-def generate(
-    pipeline: "StableDiffusionPipeline", prompts: Sequence[str], config: EvaluateConfig
-) -> "NDArray[np.uint8]":
-    """(N, H, W, 3) uint8; picture i starts from the noise of seed + i."""
-    import torch
-    from tqdm import tqdm
-
-    from kdc_edge.noise import gaussian
-
-    unet = pipeline.unet.config
-    shape = (unet.in_channels, unet.sample_size, unet.sample_size)
-    noise = np.stack([gaussian(config.seed + i)(shape) for i in range(len(prompts))])
-    pipeline.set_progress_bar_config(disable=True)
-    parts = []
-    for start in tqdm(range(0, len(prompts), 64), desc="pictures", unit="batch", disable=None):
-        part = slice(start, start + 64)
-        pictures = pipeline(
-            list(prompts[part]),
-            height=unet.sample_size * pipeline.vae_scale_factor,
-            width=unet.sample_size * pipeline.vae_scale_factor,
-            num_inference_steps=config.steps,
-            guidance_scale=config.guidance,
-            latents=torch.from_numpy(noise[part]),
-            output_type="np",
-        ).images
-        parts.append((pictures * 255).round().astype(np.uint8))
-    return np.concatenate(parts)
 
 
 def through_autoencoder(pipeline: "StableDiffusionPipeline", pictures: "Pictures") -> "NDArray[np.uint8]":
@@ -129,14 +103,6 @@ def tone(judge: "Judge", drawn: "NDArray[np.uint8]", asked: "Pictures", pictures
         nearest = int((judge.pictures(variants.pixels) @ vector).argmax())
         right.append(variants.rows[nearest]["tone"] == row["tone"])
     return float(np.mean(right))
-
-
-def sheet(pixels: "NDArray[np.uint8]", columns: int = 16) -> Any:
-    """The pictures in a grid."""
-    from PIL import Image
-
-    rows = [np.concatenate(list(pixels[i : i + columns]), axis=1) for i in range(0, len(pixels), columns)]
-    return Image.fromarray(np.concatenate(rows, axis=0))
 
 
 def report(figures: dict[str, Any]) -> None:

@@ -16,30 +16,41 @@ from kdc_edge.files import read_json, replace_dir, write_json
 SHARD = "15MB"
 
 
-def save_pipeline(
-    folder: Path,
-    *,
+def assemble(
     unet: UNet2DConditionModel,
     vae: nn.Module,
     text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
     scheduler: DDIMScheduler,
-    info: CheckpointInfo,
-    force: bool = False,
-) -> Checkpoint:
-    """Write a checkpoint that `StableDiffusionPipeline.from_pretrained` loads unchanged; atomic, refused if it exists."""
-    pipeline = StableDiffusionPipeline(
-        vae=half(vae),
-        text_encoder=half(text_encoder),
+) -> StableDiffusionPipeline:
+    """diffusers' pipeline without a safety checker."""
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
         tokenizer=tokenizer,
-        unet=half(unet),
+        unet=unet,
         scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def with_unet(pipeline: StableDiffusionPipeline, unet: UNet2DConditionModel) -> StableDiffusionPipeline:
+    """The same pipeline with another U-Net."""
+    return assemble(unet, pipeline.vae, pipeline.text_encoder, pipeline.tokenizer, pipeline.scheduler)
+
+
+def save_pipeline(
+    folder: Path, pipeline: StableDiffusionPipeline, info: CheckpointInfo, force: bool = False
+) -> Checkpoint:
+    """Write a checkpoint that `StableDiffusionPipeline.from_pretrained` loads unchanged; atomic, refused if it exists."""
+    tokenizer = pipeline.tokenizer
+    stored = assemble(
+        half(pipeline.unet), half(pipeline.vae), half(pipeline.text_encoder), tokenizer, pipeline.scheduler
+    )
     with replace_dir(folder, force) as temporary:
-        pipeline.save_pretrained(temporary, safe_serialization=True, max_shard_size=SHARD)
+        stored.save_pretrained(temporary, safe_serialization=True, max_shard_size=SHARD)
         tokenizer.backend_tokenizer.model.save(str(temporary / "tokenizer"))  # vocab.json, merges.txt
         load_as_float32(temporary / "text_encoder" / "config.json")
         write_json(temporary / "kdc.json", asdict(info))

@@ -23,7 +23,7 @@ def train_judge(config: JudgeConfig) -> dict[str, Any]:
     from train import contrastive, logbook
     from train.data import load
     from train.folders import half
-    from train.loop import fit, pick_device, seeded
+    from train.loop import fit, is_main, pick_device, seeded
     from train.tokenizer import train_tokenizer
 
     refuse_existing(config.output_dir, config.force)
@@ -33,9 +33,11 @@ def train_judge(config: JudgeConfig) -> dict[str, Any]:
     if config.init is not None:
         clip.load_state_dict(CLIPModel.from_pretrained(config.init, use_safetensors=True).state_dict())
     ids = contrastive.CaptionIds(tokenizer, pictures.captions)
-    loss = contrastive.contrastive_loss(clip, pictures.tensor(), ids, config.loop.batch_size, config.towers)
+    loss = contrastive.contrastive_loss(pictures.tensor(), ids, config.loop.batch_size, config.towers)
     key = {"data": pictures.digest(), "of": config.towers, "init": str(config.init)}
     history = fit(clip, loss, config.loop, config.run_dir / "judge.safetensors", key=key, label="judge")
+    if not is_main():
+        return {}
     with replace_dir(config.output_dir, config.force) as temporary:
         half(clip).save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)

@@ -14,6 +14,8 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdc_edge.errors import UsageError
+
 TEMPERATURE = 2.0
 
 
@@ -60,16 +62,22 @@ def weighted(answers: Answers, weights: Mapping[str, float]) -> dict[str, Tensor
 
 
 def matched_blocks(student: UNet2DConditionModel, teacher: UNet2DConditionModel) -> list[tuple[nn.Module, nn.Module]]:
-    """Blocks whose outputs correspond: down stages from the outside in, the mid block if both have one, up stages."""
+    """Blocks whose outputs correspond: down stages from the outside in, the mid block if both have one, up stages.
+
+    Raises UsageError where the stages are of other widths.
+    """
+    widths, wanted = (list(network.config.block_out_channels) for network in (student, teacher))
+    if widths != wanted[: len(widths)]:
+        raise UsageError(
+            f"the student's stages are {widths} wide, the teacher's {wanted}: their outputs cannot be matched"
+        )
     dropped = len(teacher.up_blocks) - len(student.up_blocks)
     down = list(zip(student.down_blocks, teacher.down_blocks, strict=False))
-    # without its innermost stage, the last down block no longer halves the grid: its output has no counterpart
+    # without its innermost stage the last down block no longer halves the grid: its output, and the mid block's, have no
+    # counterpart
     down = down[:-1] if dropped else down
-    mid = (
-        [(student.mid_block, teacher.mid_block)]
-        if student.mid_block is not None and teacher.mid_block is not None
-        else []
-    )
+    both = student.mid_block is not None and teacher.mid_block is not None and not dropped
+    mid = [(student.mid_block, teacher.mid_block)] if both else []
     return [*down, *mid, *zip(student.up_blocks, list(teacher.up_blocks)[dropped:], strict=True)]
 
 

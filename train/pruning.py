@@ -18,7 +18,7 @@ from torch import Tensor
 from kdc_edge.errors import UsageError
 from train import diffusion
 from train.data import load
-from train.loop import generator_at, seeded
+from train.loop import Part, generator_at, seeded
 from train.recipes import StudentSpec
 from train.student import Config, build_student, cost, pairs
 
@@ -43,7 +43,7 @@ def calibration(pipeline: "StableDiffusionPipeline", data: str, count: int, seed
     pictures = load(data, pipeline.unet.config.sample_size * pipeline.vae_scale_factor).split("train")
     chosen = pictures.select_index(np.random.RandomState(seed).permutation(len(pictures))[:count])
     source = diffusion.source(pipeline, chosen, torch.ones(len(chosen)))
-    return source.draw(count, generator_at(seed, 0), pipeline.unet.device)
+    return source.draw(count, Part(0, 0, 1, generator_at(seed, 0), pipeline.unet.device))
 
 
 def prune(teacher: "UNet2DConditionModel", draw: diffusion.Draw, budgets: Mapping[str, float]) -> StudentSpec:

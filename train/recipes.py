@@ -24,6 +24,16 @@ class LoopConfig:
     """Decay of the averaged weights; 0 turns averaging off."""
     clip: float = 1.0
     """Largest norm of the gradient; 0 turns clipping off."""
+    accumulate: int = 1
+    """Calls that a batch is divided into, to save memory; every process of `accelerate launch` divides it further."""
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """Of the arithmetic; auto is bf16 where the hardware multiplies it."""
+    checkpointing: bool = False
+    """Compute activations twice, to save memory."""
+    sample_every: int = 0
+    """Steps between pictures of the network in training, in the run folder; 0 draws none."""
+    tensorboard: bool = False
+    """Log to the run folder for TensorBoard."""
     seed: int = 0
 
 

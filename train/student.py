@@ -224,7 +224,7 @@ def _save(
     config: StudentConfig, pipeline: "StableDiffusionPipeline", spec: StudentSpec, found: Mapping[str, Any]
 ) -> dict[str, Any]:
     from kdc_edge.checkpoint import Checkpoint, CheckpointInfo
-    from train.folders import save_pipeline
+    from train.folders import save_pipeline, with_unet
     from train.loop import seeded
 
     info = CheckpointInfo(
@@ -234,16 +234,8 @@ def _save(
         teacher=Checkpoint.open(config.teacher).id if not config.revision else f"{config.teacher}@{config.revision}",
         metrics={"teacher_parameters": found["teacher"]["parameters"], "parameters": found["student"]["parameters"]},
     )
-    saved = save_pipeline(
-        config.output_dir,
-        unet=seeded(config.seed, lambda: build_student(pipeline.unet, spec)),
-        vae=pipeline.vae,
-        text_encoder=pipeline.text_encoder,
-        tokenizer=pipeline.tokenizer,
-        scheduler=pipeline.scheduler,
-        info=info,
-        force=config.force,
-    )
+    unet = seeded(config.seed, lambda: build_student(pipeline.unet, spec))
+    saved = save_pipeline(config.output_dir, with_unet(pipeline, unet), info, config.force)
     return {"path": str(config.output_dir), "checkpoint": saved.id}
 
 

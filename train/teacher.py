@@ -14,12 +14,12 @@ from train.quiet import quiet
 from train.recipes import TEACHERS, LoopConfig, TeacherConfig, TeacherRecipe
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderTiny
+    from diffusers import AutoencoderTiny, StableDiffusionPipeline
     from torch import nn
     from transformers import CLIPTextModel, CLIPTokenizer
 
     from train.data import Pictures
-    from train.loop import History, Loss
+    from train.loop import History, Loss, Sampler
 
 
 def train_teacher(config: TeacherConfig) -> dict[str, Any]:
@@ -31,8 +31,8 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
     from kdc_edge.files import refuse_existing
     from train import logbook
     from train.data import load
-    from train.diffusion import build_scheduler
     from train.folders import load_pipeline, save_pipeline
+    from train.loop import is_main
 
     refuse_existing(config.output_dir, config.force)
     recipe = TEACHERS[config.preset]()
@@ -51,8 +51,9 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
         tokenizer = run.tokenizer()
         vae = run.autoencoder()
         encoder = run.text_encoder(tokenizer)
-    scheduler = build_scheduler()
-    unet, history = run.unet(tokenizer, vae, encoder, scheduler, previous.unet if previous else None)
+    pipeline, history = run.unet(tokenizer, vae, encoder, previous.unet if previous else None)
+    if not is_main():
+        return {}
     start = Checkpoint.open(config.init).id if config.init else None
     settings = {"preset": config.preset, "init": start, **asdict(recipe)}
     info = CheckpointInfo(
@@ -64,16 +65,7 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
         losses=logbook.curve(history),
         metrics=run.metrics,
     )
-    saved = save_pipeline(
-        config.output_dir,
-        unet=unet,
-        vae=vae,
-        text_encoder=encoder,
-        tokenizer=tokenizer,
-        scheduler=scheduler,
-        info=info,
-        force=config.force,
-    )
+    saved = save_pipeline(config.output_dir, pipeline, info, config.force)
     results = {"checkpoint": saved.id, **run.metrics, **logbook.summary(history)}
     logbook.append(config.log, f"teacher {config.preset}" + (" (continued)" if previous else ""), settings, results)
     return {"path": str(config.output_dir), **results}
@@ -101,8 +93,9 @@ class Run:
 
         settings, loop = self.recipe.autoencoder, self.recipe.autoencoder_loop
         vae = seeded(loop.seed, lambda: autoencoder.build(settings)).to(self.device)
-        loss = autoencoder.reconstruction_loss(vae, self.pixels, loop.batch_size, settings.latent_noise)
-        history = self._fit("autoencoder", vae, loss, loop, settings)
+        network = autoencoder.Reconstruction(vae, settings.latent_noise)
+        loss = autoencoder.reconstruction_loss(self.pixels, loop.batch_size)
+        history = self._fit("autoencoder", network, loss, loop, settings)
         self.metrics |= {
             "vae_psnr": round(autoencoder.psnr(vae, self.pixels), 2),
             "vae_seconds": round(history.seconds, 1),
@@ -116,7 +109,7 @@ class Run:
         settings, loop = self.recipe.text, self.recipe.text_loop
         clip = seeded(loop.seed, lambda: contrastive.build(settings, tokenizer, self.recipe.size)).to(self.device)
         ids = contrastive.CaptionIds(tokenizer, self.pictures.captions)
-        loss = contrastive.contrastive_loss(clip, self.pixels, ids, loop.batch_size, settings)
+        loss = contrastive.contrastive_loss(self.pixels, ids, loop.batch_size, settings)
         history = self._fit("text", clip, loss, loop, settings)
         self.metrics |= {
             "text_loss": round(history.terms["contrastive"][-1], 4),
@@ -124,32 +117,36 @@ class Run:
         }
         return contrastive.text_encoder(clip)
 
-    def unet(self, tokenizer: Any, vae: Any, encoder: Any, scheduler: Any, start: Any) -> tuple[Any, Any]:
-        from train import autoencoder, diffusion
+    def unet(self, tokenizer: Any, vae: Any, encoder: Any, start: Any) -> tuple["StableDiffusionPipeline", "History"]:
+        from train import diffusion
+        from train.drawing import sampler
+        from train.folders import assemble
         from train.loop import seeded
 
-        loop = self.recipe.unet_loop
-        latents = autoencoder.encode(vae.to(self.device), self.pixels)
-        _, channels, side, _ = latents.shape
-        width = encoder.config.hidden_size
+        loop, pictures = self.recipe.unet_loop, self.pictures
+        side = self.recipe.size // 2 ** (len(vae.config.encoder_block_out_channels) - 1)
+        channels, width = vae.config.latent_channels, encoder.config.hidden_size
         network = start or seeded(loop.seed, lambda: diffusion.build(self.recipe.unet, channels, side, width))
-        source = diffusion.cache(
-            latents,
-            self.pictures.captions,
-            tokenizer,
-            encoder.to(self.device),
-            scheduler,
-            self.pictures.weights(self.recipe.toned_share),
-        )
         network = diffusion.for_training(network, self.device)
-        loss = diffusion.task_loss(network, source, loop.batch_size)
-        return network, self._fit("unet", network, loss, loop, self.recipe.unet)
+        pipeline = assemble(network, vae, encoder, tokenizer, diffusion.build_scheduler())
+        source = diffusion.source(pipeline, pictures, pictures.weights(self.recipe.toned_share))
+        loss = diffusion.task_loss(source, loop.batch_size)
+        sample = sampler(pipeline, pictures.captions, self.config.run_dir / "samples")
+        return pipeline, self._fit("unet", network, loss, loop, self.recipe.unet, sample)
 
-    def _fit(self, name: str, module: "nn.Module", loss: "Loss", loop: LoopConfig, of: object) -> "History":
+    def _fit(
+        self,
+        name: str,
+        module: "nn.Module",
+        loss: "Loss",
+        loop: LoopConfig,
+        of: object,
+        sample: "Sampler | None" = None,
+    ) -> "History":
         from train.loop import fit
 
         state = self.config.run_dir / f"{name}.safetensors"
-        return fit(module, loss, loop, state, key=self.key | {"of": of}, label=name)
+        return fit(module, loss, loop, state, key=self.key | {"of": of}, label=name, sample=sample)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,7 +1,9 @@
 """The training loop survives a kill and goes on bit for bit."""
 
 import errno
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
@@ -16,22 +19,29 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from kdc_edge.errors import GateError, ResourceError, UsageError
+from kdc_edge.errors import BundleError, GateError, MissingBackend, ResourceError, UsageError
+from kdc_edge.files import locked
 from train import loop
-from train.loop import fit, generator_at, seeded
+from train import state as state_module
+from train.loop import Part, fit, generator_at, seeded
 from train.recipes import LoopConfig
 
+ROOT = Path(__file__).parents[2]
+LAUNCH = [
+    *(sys.executable, "-m", "accelerate.commands.launch", "--cpu"),
+    *("--num_processes", "2", "--num_cpu_threads_per_process", "1"),
+]
 CONFIG = LoopConfig(steps=40, batch_size=8, learning_rate=1e-2, warmup=5, ema=0.9)
 
 
-def regression(step: int, generator: torch.Generator, network: nn.Module) -> dict[str, torch.Tensor]:
-    x = torch.randn(8, 4, generator=generator)
+def regression(network: nn.Module, part: Part) -> dict[str, torch.Tensor]:
+    x = torch.randn(8, 4, generator=part.generator)[part.rows(8)]
     return {"mse": (network(x) - x.sum(1, keepdim=True)).square().mean()}
 
 
-def train(state: Path, config: LoopConfig = CONFIG, key: str = "a") -> nn.Module:
+def train(state: Path, config: LoopConfig = CONFIG, key: str = "a", log_every: int = 25) -> nn.Module:
     network = seeded(0, lambda: nn.Linear(4, 1))
-    fit(network, lambda s, g: regression(s, g, network), config, state, key={"run": key}, label="test", save_every=0)
+    fit(network, regression, config, state, key={"run": key}, label="test", save_every=0, log_every=log_every)
     return network
 
 
@@ -50,14 +60,14 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path: Path, optimizer: Literal["
         from pathlib import Path
         from tests.train import test_loop as t
         from train import loop
-        def slowly(step, generator, network, plain=t.regression):
+        def slowly(network, part, plain=t.regression):
             time.sleep(0.02)
-            return plain(step, generator, network)
+            return plain(network, part)
         t.regression = slowly
         from torch import nn
         network = loop.seeded(0, lambda: nn.Linear(4, 1))
         config = t.replace(t.CONFIG, optimizer={optimizer!r})
-        loop.fit(network, lambda s, g: t.regression(s, g, network), config, Path({str(tmp_path / "killed.safetensors")!r}),
+        loop.fit(network, t.regression, config, Path({str(tmp_path / "killed.safetensors")!r}),
                  key={{"run": "a"}}, label="test", save_every=0, log_every=1)
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], cwd=Path(__file__).parents[2])
@@ -83,7 +93,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(GateError, match="lower --learning-rate"):
         fit(
             network,
-            lambda s, g: {"bad": network.weight.sum() * torch.nan},
+            lambda network, part: {"bad": network.weight.sum() * torch.nan},
             CONFIG,
             tmp_path / "s",
             key={},
@@ -108,9 +118,116 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pyte
         saved.append(int(about["step"]))
         save_file(tensors, path, about)
 
-    monkeypatch.setattr(loop, "save_file", save)
+    monkeypatch.setattr(state_module, "save_file", save)
     with pytest.raises(ResourceError, match="disk is full"):
         train(state)
     monkeypatch.undo()
-    assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]  # the first, not yet one before it
     assert torch.equal(train(state).weight, train(tmp_path / "whole.safetensors").weight)
+
+
+def test_a_loss_that_is_not_finite_goes_back_to_the_last_state_with_other_draws(tmp_path: Path, capsys) -> None:
+    network, met = seeded(0, lambda: nn.Linear(4, 1)), []
+
+    def risky(network: nn.Module, part: Part) -> dict[str, torch.Tensor]:
+        terms = regression(network, part)
+        met.append(part.step == 20 and not any(met))
+        return {"mse": terms["mse"] * (torch.nan if met[-1] else 1)}
+
+    history = fit(network, risky, CONFIG, tmp_path / "s.safetensors", key={}, label="test", save_every=0, log_every=5)
+    assert sum(met) == 1 and history.steps == list(range(5, 41, 5))
+    assert torch.isfinite(network.weight).all()
+    assert "at step 25 not finite" in (said := capsys.readouterr().err) and "back to step 20" in said
+
+
+def test_a_run_that_keeps_failing_gives_up_and_keeps_its_state(tmp_path: Path) -> None:
+    def cursed(network: nn.Module, part: Part) -> dict[str, torch.Tensor]:
+        return {"mse": regression(network, part)["mse"] * (torch.nan if part.step >= 20 else 1)}
+
+    path = tmp_path / "s.safetensors"
+    with pytest.raises(GateError, match="lower --learning-rate"):
+        fit(nn.Linear(4, 1), cursed, CONFIG, path, key={}, label="test", save_every=0, log_every=5)
+    _, about = state_module.load(path)
+    assert about["step"] == "20"
+
+
+def test_a_damaged_state_costs_the_steps_since_the_one_before(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "state.safetensors"
+    whole = train(path, log_every=10)
+    path.write_bytes(path.read_bytes()[:-50])
+    assert torch.equal(train(path, log_every=10).weight, whole.weight)
+    assert "damaged" in capsys.readouterr().err
+    for file in (path, state_module.before(path)):
+        file.write_bytes(b"nothing")
+    with pytest.raises(BundleError, match="no other state is left"):
+        train(path)
+
+
+def test_two_processes_do_not_write_one_run(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(UsageError, match="in use by another process"):
+        train(tmp_path / "state.safetensors")
+
+
+def test_room_for_the_checkpoints_is_asked_for_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    with pytest.raises(ResourceError, match="make room"):
+        train(tmp_path / "state.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"learning_rate": 0.0}, "--learning-rate is 0.0"),
+        ({"steps": 0}, "--steps is 0"),
+        ({"accumulate": 3}, "does not divide into 3 parts"),
+    ],
+)
+def test_settings_that_cannot_be_meant(tmp_path: Path, changes: dict, complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        train(tmp_path / "state.safetensors", replace(CONFIG, **changes))
+
+
+def test_accumulated_calls_learn_what_one_call_does(tmp_path: Path) -> None:
+    one, four = (train(tmp_path / f"{n}.safetensors", replace(CONFIG, accumulate=n)) for n in (1, 4))
+    assert torch.allclose(one.weight, four.weight, atol=1e-6)
+
+
+def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+    """`accelerate launch` with gloo; the loss of every interval to 1e-4, and the weights."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\nfrom tests.train import test_loop as t\n"
+        f"t.train(Path({str(tmp_path / 'two.safetensors')!r}), log_every=10)\n"
+    )
+    command = [*LAUNCH, str(script)]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    train(tmp_path / "one.safetensors", log_every=10)
+    (two, about), (one, expected) = (state_module.load(tmp_path / f"{n}.safetensors") for n in ("two", "one"))
+    losses, wanted = (json.loads(found["history"])["terms"]["mse"] for found in (about, expected))
+    assert losses == pytest.approx(wanted, abs=1e-4)
+    assert all(torch.allclose(two[name], one[name], atol=1e-5) for name in one)
+
+
+def test_pictures_are_drawn_with_the_averaged_weights(tmp_path: Path) -> None:
+    seen = {}
+    network = seeded(0, lambda: nn.Linear(4, 1))
+    config = replace(CONFIG, sample_every=20)
+    keep = lambda module, step: seen.update({step: module.weight.detach().clone()})  # noqa: E731
+    path = tmp_path / "s.safetensors"
+    fit(network, regression, config, path, key={}, label="t", log_every=5, sample=keep)
+    assert sorted(seen) == [20, 40] and torch.equal(seen[40], network.weight)
+    plain = train(tmp_path / "plain.safetensors", log_every=5)
+    assert torch.equal(network.weight, plain.weight)
+
+
+def test_tensorboard_gets_every_term(tmp_path: Path) -> None:
+    train(tmp_path / "state.safetensors", replace(CONFIG, tensorboard=True), log_every=10)
+    (events,) = tmp_path.rglob("events.out.tfevents.*")
+    assert b"mse" in events.read_bytes() and b"images_per_s" in events.read_bytes()
+
+
+def test_tensorboard_is_asked_for_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "is_tensorboard_available", lambda: False)
+    with pytest.raises(MissingBackend, match=r"pip install 'kdc-edge\[train\]'"):
+        train(tmp_path / "state.safetensors", replace(CONFIG, tensorboard=True))

@@ -1,6 +1,7 @@
 """Whole runs on sixteen pictures with networks of a few thousand parameters: teacher, student, judge, evaluation."""
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 from safetensors import safe_open
 
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.errors import BundleError, UsageError
 from kdc_edge.torch_ref.judge import identical, retrieval
+from tests.train.test_loop import LAUNCH, ROOT
 from train import recipes
 from train.distill import distill
 from train.evaluate import evaluate
@@ -114,6 +117,52 @@ def test_a_student_is_smaller_and_shares_the_rest(teacher: Path, student: Path) 
     pipeline = StableDiffusionPipeline.from_pretrained(student)
     assert pipeline.unet.mid_block is None
     assert info.metrics["parameters"] < 0.6 * info.metrics["teacher_parameters"]
+
+
+@pytest.mark.slow
+def test_two_processes_distil_what_one_does(teacher: Path, student: Path, few: Path, tmp_path: Path) -> None:
+    """`accelerate launch` with gloo: every loss term to 1e-4."""
+    arguments = ["--teacher", teacher / "out", "--data", few, "-o", tmp_path / "out", "--run-dir", tmp_path / "run"]
+    loop = [
+        "--steps",
+        3,
+        "--batch-size",
+        4,
+        "--learning-rate",
+        1e-3,
+        "--optimizer",
+        "adamw",
+        "--warmup",
+        1,
+        "--soft",
+        0.01,
+    ]
+    command = [*LAUNCH, "-m", "train.distill", *arguments, *loop, "--log", tmp_path / "log.md"]
+    done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    two, one = (Checkpoint.open(folder).info for folder in (tmp_path / "out", student))
+    for term, values in one.losses["terms"].items():
+        assert two.losses["terms"][term] == pytest.approx(values, abs=1e-4)
+    assert (tmp_path / "log.md").read_text().count("## ") == 1
+
+
+def test_a_student_of_other_stages_cannot_be_trained_on(
+    teacher: Path, tiny_checkpoint: Path, few: Path, tmp_path: Path
+) -> None:
+    config = DistillConfig(str(teacher / "out"), init=tiny_checkpoint, data=str(few), output_dir=tmp_path / "out")
+    with pytest.raises(UsageError, match=r"stages are \[16, 32\] wide, the teacher's \[32, 32, 32\]"):
+        distill(replace(config, run_dir=tmp_path))
+
+
+def test_pictures_while_it_trains(teacher: Path, few: Path, tmp_path: Path) -> None:
+    loop = replace(LOOP, sample_every=3)
+    config = DistillConfig(
+        str(teacher / "out"), output_dir=tmp_path / "out", run_dir=tmp_path, data=str(few), loop=loop
+    )
+    distill(replace(config, log=tmp_path / "log.md"))
+    (path,) = (tmp_path / "samples").iterdir()
+    with Image.open(path) as sheet:
+        assert path.name == "0000003.png" and sheet.size == (8 * 64, 2 * 64)
 
 
 def test_a_truncated_teacher_is_refused(teacher: Path, few: Path, tmp_path: Path) -> None:
