@@ -34,6 +34,8 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     from train.loop import fit, is_main, pick_device, seeded
     from train.student import build_student, describe
 
+    if config.dry_run:
+        return plan(config)
     refuse_existing(config.output_dir, config.force)
     pipeline = load_pipeline(config.teacher, config.revision)
     teacher_id = Checkpoint.open(config.teacher).id if not config.revision else f"{config.teacher}@{config.revision}"
@@ -71,6 +73,24 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     results = {"checkpoint": saved.id, **metrics, **logbook.summary(history)}
     logbook.append(config.log, f"distillation {config.student}", settings | {"teacher": teacher_id}, results)
     return {"path": str(config.output_dir), **results}
+
+
+def plan(config: DistillConfig) -> dict[str, Any]:
+    """Sizes, hours and memory of this process and its fellows; no weights are read."""
+    from accelerate import PartialState
+
+    from train.estimate import estimate, macs_per_second, report
+    from train.loop import check
+    from train.student import describe, on_meta, prune_config, unet_config
+
+    state = PartialState()
+    check(config.loop, state.num_processes)
+    teacher, spec = unet_config(config.teacher, config.revision), STUDENTS[config.student]()
+    student = unet_config(str(config.init), None) if config.init else prune_config(teacher, spec)
+    sizes = {} if config.init else describe(teacher, spec)
+    speed = macs_per_second(state.device)
+    networks = on_meta(teacher), on_meta(student)
+    return sizes | report(estimate(*networks, config.loop, state.num_processes, speed))
 
 
 def distillation_loss(

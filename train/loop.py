@@ -237,7 +237,7 @@ def fit(
     the third time in a row is GateError.
     """
     accelerator = launch(config, path.parent)
-    check(config, accelerator)
+    check(config, accelerator.num_processes)
     settings = {name: value for name, value in asdict(config).items() if name not in OUTSIDE}
     digest = hashlib.sha256(json.dumps({**key, "loop": settings}, sort_keys=True, default=str).encode()).hexdigest()
     if config.checkpointing:
@@ -275,15 +275,15 @@ def launch(config: LoopConfig, folder: Path) -> Accelerator:
         raise UsageError(f"--precision {precision}: {error}") from None
 
 
-def check(config: LoopConfig, accelerator: Accelerator) -> None:
+def check(config: LoopConfig, processes: int) -> None:
     """UsageError for settings that cannot be meant, before anything is trained."""
     for name in ("steps", "batch_size", "learning_rate", "accumulate"):
         if not getattr(config, name) > 0:
             raise UsageError(f"--{name.replace('_', '-')} is {getattr(config, name)}; it must be above 0")
-    parts = config.accumulate * accelerator.num_processes
+    parts = config.accumulate * processes
     if config.batch_size % parts:
         raise UsageError(
-            f"a batch of {config.batch_size} does not divide into {parts} parts ({accelerator.num_processes} processes, "
+            f"a batch of {config.batch_size} does not divide into {parts} parts ({processes} processes, "
             f"{config.accumulate} accumulated calls)"
         )
 

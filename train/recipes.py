@@ -250,6 +250,8 @@ class DistillConfig:
     """Share of the draws that go to pictures with a skin tone."""
     weights: LossWeights = field(default_factory=LossWeights)
     loop: LoopConfig = LoopConfig(2000, 64, 5e-4, "muon", warmup=50)
+    dry_run: bool = False
+    """Print sizes and what it would take; a teacher's unet/config.json is enough."""
     log: Path = Path("docs/log.md")
     force: bool = False
 
