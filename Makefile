@@ -35,7 +35,7 @@ DEMO_PROMPTS := "red apple" "rocket" "flag: Norway" "thumbs up: medium skin tone
 
 demo: $(STAMP)
 	@mkdir -p demo && rm -rf demo/run
-	$(BIN)/python -m train.distill --student kdc-small --steps 120 --run-dir demo/run -o demo/distilled \
+	$(BIN)/python -m train.distill --student kdc-small --steps 120 --run-dir demo/run -o demo/distilled --cache-dir demo/cache \
 		--log demo/log.md --force
 	$(BIN)/python -m convert.onnx --model assets/emoji-64/teacher -o demo/teacher --force
 	$(BIN)/python -m convert.onnx --model assets/emoji-64/student -o demo/student --force

@@ -65,17 +65,18 @@ def to_float(pixels: Tensor) -> Tensor:
     return pixels.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
 
 
-@torch.no_grad()
 def encode(vae: AutoencoderTiny | AutoencoderKL, pixels: Tensor) -> Tensor:
     """(N, 3, H, W) uint8 → (N, C, h, w) float32 as the U-Net knows them, on the CPU; of a KL autoencoder the mean."""
+    return torch.cat([posterior(vae, part)["mean"] for part in pixels.split(BATCH)])
 
-    def latents(x: Tensor) -> Tensor:
-        found = vae.encode(x.to(vae.device))
-        return found.latents if isinstance(vae, AutoencoderTiny) else found.latent_dist.mean
 
-    return torch.cat(
-        [(latents(x) * vae.config.scaling_factor).float().cpu() for x in map(to_float, pixels.split(BATCH))]
-    )
+@torch.no_grad()
+def posterior(vae: AutoencoderTiny | AutoencoderKL, pixels: Tensor) -> dict[str, Tensor]:
+    """Of one batch, `mean` (B, C, h, w) and, of a KL autoencoder, `std`; scaled as the U-Net knows them, on the CPU."""
+    found = vae.encode(to_float(pixels).to(vae.device))
+    tiny = isinstance(vae, AutoencoderTiny)
+    parts = {"mean": found.latents} if tiny else {"mean": found.latent_dist.mean, "std": found.latent_dist.std}
+    return {name: (value * vae.config.scaling_factor).float().cpu().contiguous() for name, value in parts.items()}
 
 
 @torch.no_grad()

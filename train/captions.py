@@ -1,9 +1,11 @@
 """Captions: what a person might type for a picture, from a name and what else is known of it."""
 
 import colorsys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 HUES = (
     (15, "red"),
@@ -18,14 +20,29 @@ HUES = (
 
 
 def captions(row: Mapping[str, str], pixels: np.ndarray) -> list[str]:
-    """The name first, then its templates. `row` has `text` and, where known, `group`; `pixels` (H, W, 3) uint8."""
+    """The name first, then its templates. `row` has `text` and, if known, `group`, `subgroup`; `pixels` (H, W, 3) uint8."""
     name = row["text"].strip()
-    found = [name, f"{name} emoji", f"an emoji of {name}"]
+    found = [name]
+    if row.get("subgroup"):  # as Unicode lists emoji
+        found += [f"{name} emoji", f"an emoji of {name}"]
     if group := row.get("group"):
         found.append(f"{name}, {group.lower()}")
     if (colour := dominant_colour(pixels)) and colour not in name.lower():
         found.append(f"{colour} {name}")
     return found
+
+
+class CaptionChoice:
+    """One caption for each drawn picture, of all pictures' captions in a row."""
+
+    def __init__(self, captions: Sequence[Sequence[str]]) -> None:
+        self.starts = torch.tensor([0, *(len(group) for group in captions)]).cumsum(0)
+
+    def rows(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """For pictures `index` (B,), the number of one caption each; the first, which is the plain name, half of the time."""
+        count = self.starts[index + 1] - self.starts[index]
+        draw = torch.rand(2, len(index), generator=generator)
+        return self.starts[index] + torch.where(draw[0] < 0.5, 0, (draw[1] * count).long())
 
 
 def class_caption(name: str) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from train.captions import CaptionChoice
 from train.loop import Loss, Part
 from train.recipes import ContrastiveConfig
 from train.tokenizer import POSITIONS, pad_ids
@@ -52,19 +53,13 @@ def text_encoder(clip: CLIPModel) -> CLIPTextModel:
     return encoder.eval().requires_grad_(False)
 
 
-class CaptionIds:
-    """Token ids of every caption of every picture; a draw takes one caption per picture."""
+class CaptionIds(CaptionChoice):
+    """Token ids of every caption of every picture, (M, T)."""
 
     def __init__(self, tokenizer: CLIPTokenizer, captions: Sequence[Sequence[str]]) -> None:
-        self.starts = torch.tensor([0, *(len(group) for group in captions)]).cumsum(0)
+        super().__init__(captions)
         self.end = tokenizer.eos_token_id  # pads, too
         self.ids = pad_ids(tokenizer, [text for group in captions for text in group])
-
-    def rows(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """For pictures `index` (B,), the row in `ids` of one caption each; the plain name half of the time."""
-        count = self.starts[index + 1] - self.starts[index]
-        draw = torch.rand(2, len(index), generator=generator)
-        return self.starts[index] + torch.where(draw[0] < 0.5, 0, (draw[1] * count).long())
 
 
 def draw(count: int, batch_size: int, neighbours: int, generator: torch.Generator) -> Tensor:

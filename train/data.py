@@ -57,39 +57,71 @@ class Pictures:
 
         return torch.from_numpy(self.pixels).permute(0, 3, 1, 2).contiguous()
 
-    def weights(self, toned_share: float) -> "Tensor":
-        """Each picture's share of the draws (N,): those with a skin tone get `toned_share` together, if there are any."""
-        import torch
-
-        toned = torch.tensor([bool(row.get("tone")) for row in self.rows])
-        if not toned.any() or toned.all():
-            return torch.ones(len(self))
-        return torch.where(toned, toned_share / toned.sum(), (1 - toned_share) / (~toned).sum())
-
     def digest(self) -> str:
         """SHA-256 over pixels and captions."""
         text = json.dumps(self.captions, ensure_ascii=False).encode()
         return hashlib.sha256(self.pixels.tobytes() + text).hexdigest()
 
 
+def shares(rows: Sequence[dict[str, str]], toned_share: float) -> "Tensor":
+    """Each picture's share of the draws (N,): those with a skin tone get `toned_share` together, if there are any."""
+    import torch
+
+    toned = torch.tensor([bool(row.get("tone")) for row in rows])
+    if not toned.any() or toned.all():
+        return torch.ones(len(rows))
+    return torch.where(toned, toned_share / toned.sum(), (1 - toned_share) / (~toned).sum())
+
+
 def load(source: str, size: int, *, revision: str | None = None, split: str = "train") -> Pictures:
-    """Every picture of `source`, centre-cropped to a square and resized to `size`.
+    """Every picture of `source`, centre-cropped to a square and resized to `size`, in memory.
 
     Raises UsageError for a source that is not there or has no caption column, BundleError for a file that is no picture.
     """
-    pixels, texts, rows = [], [], []
+    with open_source(source, revision=revision, split=split) as found:
+        items = [found.read(number, size) for number in range(len(found))]
+    pixels, texts, rows = zip(*items, strict=True)
+    return Pictures(np.stack(pixels), texts, rows)
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened data set; pictures stay on disk until they are read."""
+
+    name: str
+    table: Any
+    image_column: str
+    text_of: Callable[[dict[str, Any], int], str]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def read(self, number: int, size: int) -> tuple[np.ndarray, tuple[str, ...], dict[str, str]]:
+        """Pixels (size, size, 3) uint8, captions, and what else is known of a picture."""
+        record = self.table[number]
+        picture = decode(record[self.image_column], size, f"{self.name}, row {number}")
+        row = {k: v for k, v in flatten(record).items() if isinstance(v, str)} | {"text": self.text_of(record, number)}
+        return picture, tuple(captions(row, picture)), row
+
+    def split(self, name: str) -> list[int]:
+        """Numbers of the rows whose `split` column is `name`; where there is no such column, all are `train`."""
+        names = self.table.column_names
+        if "split" in names:
+            found = list(self.table["split"])
+        elif "json" in names:
+            found = [(inner or {}).get("split", "train") for inner in self.table["json"]]
+        else:
+            found = ["train"] * len(self)
+        return [number for number, split in enumerate(found) if split == name]
+
+
+@contextlib.contextmanager
+def open_source(source: str, *, revision: str | None = None, split: str = "train") -> Iterator[Source]:
     with open_table(source, revision, split) as table:
+        if not len(table):
+            raise UsageError(f"{source}: no pictures in it")
         image_column = column(table.column_names, IMAGE_COLUMNS, source, "pictures")
-        text_of = text_reader(table, source)
-        for number, record in enumerate(table):
-            picture = decode(record[image_column], size, f"{source}, row {number}")
-            row = {k: v for k, v in flatten(record).items() if isinstance(v, str)} | {"text": text_of(record, number)}
-            pixels.append(picture)
-            rows.append(row)
-            texts.append(tuple(captions(row, picture)))
-    if not pixels:
-        raise UsageError(f"{source}: no pictures in it")
-    return Pictures(np.stack(pixels), tuple(texts), tuple(rows))
+        yield Source(source, table, image_column, text_reader(table, source))
 
 
 @contextlib.contextmanager

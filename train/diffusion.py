@@ -6,23 +6,19 @@ diffusers' pipelines and the device's samplers agree by construction.
 
 # B batch, C latent channels, h w latent grid, T text tokens, D text width
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from train.autoencoder import encode
-from train.contrastive import CaptionIds
-from train.data import Pictures
+from train.captions import CaptionChoice
 from train.loop import Loss, Part
 from train.recipes import UNetConfig
-from train.tokenizer import pad_ids
+from train.rows import Rows
 
 
 def build(config: UNetConfig, latent_channels: int, latent_size: int, text_width: int) -> UNet2DConditionModel:
@@ -72,16 +68,44 @@ class Draw:
     target: Tensor  # (B, C, h, w)
 
 
-@dataclass
-class Cache:
-    """Latents of every picture and text states of every caption, computed once.
+@dataclass(frozen=True)
+class Latents:
+    """Of every picture: mean (N, C, h, w); deviation, if the autoencoder has one; and the same of the mirrored picture."""
 
-    `weights` (N,) is each picture's share of the draws; row 0 of `text` is the empty prompt.
+    mean: Rows
+    std: Rows | None = None
+    flipped_mean: Rows | None = None
+    flipped_std: Rows | None = None
+
+    def draw(self, index: Tensor, keep: slice, generator: torch.Generator) -> Tensor:
+        """(B, C, h, w) float32 for `index[keep]`; as many random numbers are taken as for all of `index`."""
+        found = _sample(self.mean, self.std, index, keep, generator)
+        if self.flipped_mean is None:
+            return found
+        other = _sample(self.flipped_mean, self.flipped_std, index, keep, generator)
+        mirrored = torch.rand(len(index), 1, 1, 1, generator=generator)[keep] < 0.5
+        return torch.where(mirrored, other, found)
+
+
+def _sample(mean: Rows, std: Rows | None, index: Tensor, keep: slice, generator: torch.Generator) -> Tensor:
+    found = mean[index[keep]].float()
+    if std is None:
+        return found
+    return found + std[index[keep]].float() * torch.randn(len(index), *found.shape[1:], generator=generator)[keep]
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What does not change while a U-Net is trained: latents of the pictures, and text states of their captions.
+
+    `weights` (N,) is each picture's share of the draws; `numbers` (M,) the row in `text` of each caption; row 0 of `text`
+    is the empty prompt.
     """
 
-    latents: Tensor  # (N, C, h, w)
-    text: Tensor  # (M + 1, T, D) fp16
-    ids: CaptionIds
+    latents: Latents
+    text: Rows  # (distinct, T, D)
+    choice: CaptionChoice
+    numbers: Tensor
     weights: Tensor
     scheduler: DDIMScheduler
     dropout: float = 0.1
@@ -90,11 +114,11 @@ class Cache:
         """The part's rows of a batch that is the same for all parts."""
         generator, keep = part.generator, part.rows(batch_size)
         index = torch.multinomial(self.weights, batch_size, replacement=True, generator=generator)
-        rows = 1 + self.ids.rows(index, generator)
+        rows = self.numbers[self.choice.rows(index, generator)]
         rows[torch.rand(batch_size, generator=generator) < self.dropout] = 0
-        noise = torch.randn(batch_size, *self.latents.shape[1:], generator=generator)[keep]
+        clean = self.latents.draw(index, keep, generator)
+        noise = torch.randn(batch_size, *clean.shape[1:], generator=generator)[keep]
         timesteps = torch.randint(self.scheduler.config.num_train_timesteps, (batch_size,), generator=generator)[keep]
-        clean = self.latents[index[keep]]
         noisy = self.scheduler.add_noise(clean, noise, timesteps)
         target = prediction_target(self.scheduler, clean, noise, timesteps)
         return Draw(
@@ -113,33 +137,6 @@ def prediction_target(scheduler: DDIMScheduler, clean: Tensor, noise: Tensor, ti
         "v_prediction": lambda: scheduler.get_velocity(clean, noise, timesteps),
     }
     return kinds[scheduler.config.prediction_type]()
-
-
-@torch.no_grad()
-def text_states(encoder: CLIPTextModel, ids: Tensor, label: str, batch_size: int = 128) -> Tensor:
-    """(M, T) → (M, T, D) fp16, on the CPU."""
-    parts = tqdm(ids.split(batch_size), desc=label, disable=None)
-    return torch.cat([encoder(part.to(encoder.device)).last_hidden_state.half().cpu() for part in parts])
-
-
-def cache(
-    latents: Tensor,
-    captions: Sequence[Sequence[str]],
-    tokenizer: CLIPTokenizer,
-    encoder: CLIPTextModel,
-    scheduler: DDIMScheduler,
-    weights: Tensor,
-) -> Cache:
-    ids = CaptionIds(tokenizer, captions)
-    empty = pad_ids(tokenizer, [""])
-    return Cache(latents, text_states(encoder, torch.cat([empty, ids.ids]), "text"), ids, weights, scheduler)
-
-
-def source(pipeline: StableDiffusionPipeline, pictures: Pictures, weights: Tensor) -> Cache:
-    """Everything that does not change while a U-Net is trained, computed on the U-Net's device."""
-    vae, encoder = (module.to(pipeline.unet.device) for module in (pipeline.vae, pipeline.text_encoder))
-    latents = encode(vae, pictures.tensor())
-    return cache(latents, pictures.captions, pipeline.tokenizer, encoder, pipeline.scheduler, weights)
 
 
 def task_loss(source: Cache, batch_size: int) -> Loss:

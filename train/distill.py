@@ -28,7 +28,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     from kdc_edge.checkpoint import Checkpoint, CheckpointInfo
     from kdc_edge.files import refuse_existing
     from train import diffusion, logbook
-    from train.data import load
+    from train.cache import cached
     from train.drawing import sampler
     from train.folders import load_pipeline, save_pipeline, with_unet
     from train.loop import fit, is_main, pick_device, seeded
@@ -47,14 +47,12 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         describe(teacher.config, spec)
         start = seeded(config.loop.seed, lambda: build_student(teacher, spec))
     student = diffusion.for_training(start, teacher.device)
-    pictures = load(config.data, teacher.config.sample_size * pipeline.vae_scale_factor).split("train")
-    source = diffusion.source(pipeline, pictures, pictures.weights(config.toned_share))
-    sample = sampler(pipeline, pictures.captions, config.run_dir / "samples")
+    source, table = cached(config.pictures, pipeline, config.toned_share)
+    sample = sampler(pipeline, table.captions, config.run_dir / "samples")
     loss = distillation_loss(student, teacher, source, config.weights, config.loop.batch_size)
     settings = {"student": config.student, "weights": asdict(config.weights), "loop": asdict(config.loop)}
     init = Checkpoint.open(config.init).id if config.init else None
-    data = pictures.digest()
-    key = {"teacher": teacher_id, "data": data, "spec": spec, "weights": config.weights, "init": init}
+    key = {"teacher": teacher_id, "data": table.digest, "spec": spec, "weights": config.weights, "init": init}
     state = config.run_dir / "unet.safetensors"
     history = fit(student, loss, config.loop, state, key=key, label=config.student, sample=sample)
     if not is_main():
@@ -65,7 +63,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         recipe=f"distill/{config.student}",
         config=settings,
         teacher=teacher_id,
-        data=data,
+        data=table.digest,
         losses=logbook.curve(history),
         metrics=metrics,
     )

@@ -11,15 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from kdc_edge.errors import UsageError
 from train import diffusion
-from train.data import load
+from train.cache import cached
 from train.loop import Part, generator_at, seeded
-from train.recipes import StudentSpec
+from train.recipes import PicturesConfig, StudentSpec
 from train.student import Config, build_student, cost, pairs
 
 if TYPE_CHECKING:
@@ -38,11 +37,9 @@ class Candidate:
     left: Mapping[str, float]
 
 
-def calibration(pipeline: "StableDiffusionPipeline", data: str, count: int, seed: int) -> diffusion.Draw:
-    """`count` training pictures, each noised to a timestep of its own."""
-    pictures = load(data, pipeline.unet.config.sample_size * pipeline.vae_scale_factor).split("train")
-    chosen = pictures.select_index(np.random.RandomState(seed).permutation(len(pictures))[:count])
-    source = diffusion.source(pipeline, chosen, torch.ones(len(chosen)))
+def calibration(pipeline: "StableDiffusionPipeline", pictures: PicturesConfig, count: int, seed: int) -> diffusion.Draw:
+    """`count` drawn training pictures, each noised to a timestep of its own."""
+    source, _ = cached(pictures, pipeline, toned_share=0.2)
     return source.draw(count, Part(0, 0, 1, generator_at(seed, 0), pipeline.unet.device))
 
 

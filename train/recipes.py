@@ -121,6 +121,21 @@ TEACHERS = {"emoji-64": emoji_64, "emoji-64-gpu": emoji_64_gpu, "emoji-64-large"
 
 
 @dataclass(frozen=True)
+class PicturesConfig:
+    """Captioned pictures, and where what is computed of them once is kept."""
+
+    data: str = "assets/emoji-64.tar"
+    """Tar, zip, folder or hub id."""
+    data_revision: str | None = None
+    """Revision of a hub data set."""
+    flips: bool = False
+    """Train on mirrored pictures, too."""
+    cache_dir: Path = Path("runs/cache")
+    """Folder for latents and text states; what was made from other pictures or networks is made anew."""
+    cache_dtype: Literal["fp16", "fp32"] = "fp16"
+
+
+@dataclass(frozen=True)
 class TeacherConfig:
     """Settings of one teacher run."""
 
@@ -129,10 +144,7 @@ class TeacherConfig:
     run_dir: Path = Path("runs/teacher")
     """Folder of the resumable state."""
     preset: Literal["emoji-64", "emoji-64-gpu", "emoji-64-large"] = "emoji-64"
-    data: str = "assets/emoji-64.tar"
-    """Tar, zip, folder or hub id of captioned pictures."""
-    revision: str | None = None
-    """Revision of a hub data set."""
+    pictures: PicturesConfig = PicturesConfig()
     init: Path | None = None
     """Continue from this teacher: its tokenizer, autoencoder and text encoder are kept, its U-Net is trained on."""
     steps: int | None = None
@@ -210,10 +222,9 @@ class StudentConfig:
     """In place of the preset: remove what changes the output least until this share of the MACs is left."""
     budget_parameters: float | None = None
     """The same for parameters; with both, both are kept."""
-    data: str = "assets/emoji-64.tar"
-    """Captioned pictures that the change is measured on."""
+    pictures: PicturesConfig = PicturesConfig()
     calibration: int = 32
-    """Pictures of it, each at a timestep of its own."""
+    """Pictures that the change is measured on, each at a timestep of its own."""
     seed: int = 0
     dry_run: bool = False
     """Print sizes and what is copied; write nothing."""
@@ -245,7 +256,7 @@ class DistillConfig:
     """Train this student on instead of pruning the teacher anew."""
     output_dir: OutputDir = Path("runs/student/checkpoint")
     run_dir: Path = Path("runs/student")
-    data: str = "assets/emoji-64.tar"
+    pictures: PicturesConfig = PicturesConfig()
     toned_share: float = 0.2
     """Share of the draws that go to pictures with a skin tone."""
     weights: LossWeights = field(default_factory=LossWeights)

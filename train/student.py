@@ -58,7 +58,7 @@ def student(config: StudentConfig) -> dict[str, Any]:
         from train.pruning import calibration, prune
 
         pipeline.unet.to(pick_device())
-        spec = prune(pipeline.unet, calibration(pipeline, config.data, config.calibration, config.seed), budgets)
+        spec = prune(pipeline.unet, calibration(pipeline, config.pictures, config.calibration, config.seed), budgets)
     found = describe(pipeline.unet.config, spec)
     return found if config.dry_run else found | _save(config, pipeline, spec, found)
 

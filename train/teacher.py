@@ -42,7 +42,7 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
         learning_rate=recipe.unet_loop.learning_rate if config.learning_rate is None else config.learning_rate,
     )
     recipe = replace(recipe, unet_loop=loop)
-    pictures = load(config.data, recipe.size, revision=config.revision).split("train")
+    pictures = load(config.pictures.data, recipe.size, revision=config.pictures.data_revision).split("train")
     previous = load_pipeline(str(config.init)) if config.init else None
     run = Run(config, recipe, pictures)
     if previous is not None:
@@ -51,7 +51,7 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
         tokenizer = run.tokenizer()
         vae = run.autoencoder()
         encoder = run.text_encoder(tokenizer)
-    pipeline, history = run.unet(tokenizer, vae, encoder, previous.unet if previous else None)
+    pipeline, history, data = run.unet(tokenizer, vae, encoder, previous.unet if previous else None)
     if not is_main():
         return {}
     start = Checkpoint.open(config.init).id if config.init else None
@@ -61,7 +61,7 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
         recipe=f"teacher/{config.preset}",
         config=settings,
         teacher=None,
-        data=pictures.digest(),
+        data=data,
         losses=logbook.curve(history),
         metrics=run.metrics,
     )
@@ -117,22 +117,26 @@ class Run:
         }
         return contrastive.text_encoder(clip)
 
-    def unet(self, tokenizer: Any, vae: Any, encoder: Any, start: Any) -> tuple["StableDiffusionPipeline", "History"]:
+    def unet(
+        self, tokenizer: Any, vae: Any, encoder: Any, start: Any
+    ) -> tuple["StableDiffusionPipeline", "History", str]:
+        """The pipeline, its U-Net trained; the loss curve; and the hash of the data."""
         from train import diffusion
+        from train.cache import cached
         from train.drawing import sampler
         from train.folders import assemble
         from train.loop import seeded
 
-        loop, pictures = self.recipe.unet_loop, self.pictures
+        loop = self.recipe.unet_loop
         side = self.recipe.size // 2 ** (len(vae.config.encoder_block_out_channels) - 1)
         channels, width = vae.config.latent_channels, encoder.config.hidden_size
         network = start or seeded(loop.seed, lambda: diffusion.build(self.recipe.unet, channels, side, width))
         network = diffusion.for_training(network, self.device)
         pipeline = assemble(network, vae, encoder, tokenizer, diffusion.build_scheduler())
-        source = diffusion.source(pipeline, pictures, pictures.weights(self.recipe.toned_share))
+        source, table = cached(self.config.pictures, pipeline, self.recipe.toned_share)
         loss = diffusion.task_loss(source, loop.batch_size)
-        sample = sampler(pipeline, pictures.captions, self.config.run_dir / "samples")
-        return pipeline, self._fit("unet", network, loss, loop, self.recipe.unet, sample)
+        sample = sampler(pipeline, table.captions, self.config.run_dir / "samples")
+        return pipeline, self._fit("unet", network, loss, loop, self.recipe.unet, sample), table.digest
 
     def _fit(
         self,

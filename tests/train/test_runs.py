@@ -28,6 +28,7 @@ from train.recipes import (
     JudgeConfig,
     LoopConfig,
     LossWeights,
+    PicturesConfig,
     TeacherConfig,
     TeacherRecipe,
     UNetConfig,
@@ -47,12 +48,16 @@ TINY = TeacherRecipe(
 )
 
 
+def pictures(folder: Path) -> PicturesConfig:
+    return PicturesConfig(str(folder), cache_dir=folder.parent / "cache")
+
+
 @pytest.fixture(scope="module")
 def teacher(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("teacher")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(recipes.TEACHERS, "emoji-64", lambda: TINY)
-        train_teacher(TeacherConfig(folder / "out", folder / "run", data=str(few), log=folder / "log.md"))
+        train_teacher(TeacherConfig(folder / "out", folder / "run", pictures=pictures(few), log=folder / "log.md"))
     return folder
 
 
@@ -77,7 +82,7 @@ def test_its_weights_are_fp16_and_its_log_names_machine_and_settings(teacher: Pa
 
 def test_an_existing_output_is_refused_before_any_work(teacher: Path, few: Path) -> None:
     with pytest.raises(UsageError, match="--force"):
-        train_teacher(TeacherConfig(teacher / "out", teacher / "run2", data=str(few)))
+        train_teacher(TeacherConfig(teacher / "out", teacher / "run2", pictures=pictures(few)))
     assert not (teacher / "run2").exists()
 
 
@@ -85,7 +90,7 @@ def test_training_on_from_a_teacher_keeps_all_but_the_unet(teacher: Path, few: P
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(recipes.TEACHERS, "emoji-64", lambda: replace(TINY, unet_loop=replace(LOOP, learning_rate=1e-2)))
         config = TeacherConfig(
-            tmp_path / "out", tmp_path, data=str(few), init=teacher / "out", steps=2, log=tmp_path / "log.md"
+            tmp_path / "out", tmp_path, pictures=pictures(few), init=teacher / "out", steps=2, log=tmp_path / "log.md"
         )
         train_teacher(config)
     old, new = (StableDiffusionPipeline.from_pretrained(path) for path in (teacher / "out", tmp_path / "out"))
@@ -101,7 +106,7 @@ def student(teacher: Path, few: Path) -> Path:
         str(teacher / "out"),
         output_dir=teacher / "student",
         run_dir=teacher / "student-run",
-        data=str(few),
+        pictures=pictures(few),
         weights=LossWeights(soft=0.01),
         loop=LOOP,
         log=teacher / "log.md",
@@ -122,7 +127,8 @@ def test_a_student_is_smaller_and_shares_the_rest(teacher: Path, student: Path) 
 @pytest.mark.slow
 def test_two_processes_distil_what_one_does(teacher: Path, student: Path, few: Path, tmp_path: Path) -> None:
     """`accelerate launch` with gloo: every loss term to 1e-4."""
-    arguments = ["--teacher", teacher / "out", "--data", few, "-o", tmp_path / "out", "--run-dir", tmp_path / "run"]
+    folders = ["-o", tmp_path / "out", "--run-dir", tmp_path / "run", "--cache-dir", tmp_path / "cache"]
+    arguments = ["--teacher", teacher / "out", "--data", few, *folders]
     loop = [
         "--steps",
         3,
@@ -149,7 +155,9 @@ def test_two_processes_distil_what_one_does(teacher: Path, student: Path, few: P
 def test_a_student_of_other_stages_cannot_be_trained_on(
     teacher: Path, tiny_checkpoint: Path, few: Path, tmp_path: Path
 ) -> None:
-    config = DistillConfig(str(teacher / "out"), init=tiny_checkpoint, data=str(few), output_dir=tmp_path / "out")
+    config = DistillConfig(
+        str(teacher / "out"), init=tiny_checkpoint, pictures=pictures(few), output_dir=tmp_path / "out"
+    )
     with pytest.raises(UsageError, match=r"stages are \[16, 32\] wide, the teacher's \[32, 32, 32\]"):
         distill(replace(config, run_dir=tmp_path))
 
@@ -157,7 +165,7 @@ def test_a_student_of_other_stages_cannot_be_trained_on(
 def test_pictures_while_it_trains(teacher: Path, few: Path, tmp_path: Path) -> None:
     loop = replace(LOOP, sample_every=3)
     config = DistillConfig(
-        str(teacher / "out"), output_dir=tmp_path / "out", run_dir=tmp_path, data=str(few), loop=loop
+        str(teacher / "out"), output_dir=tmp_path / "out", run_dir=tmp_path, pictures=pictures(few), loop=loop
     )
     distill(replace(config, log=tmp_path / "log.md"))
     (path,) = (tmp_path / "samples").iterdir()
@@ -172,13 +180,13 @@ def test_a_truncated_teacher_is_refused(teacher: Path, few: Path, tmp_path: Path
     weights = broken / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(BundleError, match=r"diffusion_pytorch_model\.safetensors: \d+ bytes, its header says"):
-        distill(DistillConfig(str(broken), output_dir=tmp_path / "out", data=str(few)))
+        distill(DistillConfig(str(broken), output_dir=tmp_path / "out", pictures=pictures(few)))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_hub_teacher_must_be_pinned(few: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--revision"):
-        distill(DistillConfig("someone/sd-model", output_dir=tmp_path / "out", data=str(few)))
+        distill(DistillConfig("someone/sd-model", output_dir=tmp_path / "out", pictures=pictures(few)))
 
 
 def test_the_judge_and_the_figures(student: Path, few: Path, tmp_path: Path) -> None:

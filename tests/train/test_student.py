@@ -13,7 +13,7 @@ from kdc_edge.files import write_json
 from train import diffusion
 from train.folders import load_pipeline
 from train.pruning import prune
-from train.recipes import STUDENTS, StudentConfig, StudentSpec, UNetConfig
+from train.recipes import STUDENTS, PicturesConfig, StudentConfig, StudentSpec, UNetConfig
 from train.student import build_student, copy_map, cost, describe, pairs, prune_config, student
 
 SD1 = {
@@ -152,7 +152,12 @@ def test_a_budget_below_the_smallest_student(draw: diffusion.Draw) -> None:
 
 
 def test_a_pruned_teacher_is_a_checkpoint(tiny_checkpoint: Path, few: Path, tmp_path: Path) -> None:
-    config = StudentConfig(str(tiny_checkpoint), data=str(few), budget_parameters=0.9, output_dir=tmp_path / "out")
+    config = StudentConfig(
+        str(tiny_checkpoint),
+        pictures=PicturesConfig(str(few), cache_dir=tmp_path / "cache"),
+        budget_parameters=0.9,
+        output_dir=tmp_path / "out",
+    )
     found = student(config)
     saved = Checkpoint.open(tmp_path / "out")
     assert saved.id == found["checkpoint"] and saved.info.teacher == Checkpoint.open(tiny_checkpoint).id

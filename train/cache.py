@@ -1,0 +1,189 @@
+"""Latents and text states on disk, computed once: memory-mapped safetensors shards that a training step reads rows of.
+
+A cache is a folder named by what it was made from, pictures, size, autoencoder and text encoder, so a stale one is simply not
+found. Shards are written whole or not at all and divided among the processes of `accelerate launch`; a run that was killed
+goes on with those that are missing. No process holds the pictures.
+"""
+
+# N pictures, C latent channels, h w latent grid, M distinct captions, T text tokens, D text width
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from kdc_edge.checkpoint import read_header
+from kdc_edge.errors import GateError, UsageError
+from kdc_edge.files import read_json, replacing, sha256, write_json
+from kdc_edge.schema import canonical
+from train import autoencoder
+from train.captions import CaptionChoice
+from train.data import Source, open_source, shares
+from train.diffusion import Cache, Latents
+from train.recipes import PicturesConfig
+from train.rows import Rows
+from train.tokenizer import pad_ids
+
+FORMAT = 1
+PICTURES, CAPTIONS = 2048, 1024  # of a shard
+PIXELS = 1 << 20  # of one call of the autoencoder
+TEXTS = 128  # of one call of the text encoder
+TORCH = {"fp16": torch.float16, "fp32": torch.float32}
+NOT_FINITE = "the autoencoder's latents are not finite; look at these pictures, or use an autoencoder in float32"
+
+
+def cached(config: PicturesConfig, pipeline: StableDiffusionPipeline, toned_share: float) -> tuple[Cache, "Table"]:
+    """The draws that a U-Net is trained with, from disk or computed now, and what is known of the pictures.
+
+    Raises GateError where an autoencoder answers with something that is not finite, and what reading the data raises.
+    """
+    size = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+    made_from = {
+        "format": FORMAT,
+        "data": fingerprint(config.data, config.data_revision),
+        "size": size,
+        "flips": config.flips,
+        "dtype": config.cache_dtype,
+        "networks": [weights_hash(network) for network in (pipeline.vae, pipeline.text_encoder)],
+        "vocabulary": pipeline.tokenizer.get_vocab(),
+    }
+    folder = config.cache_dir / hashlib.sha256(canonical(made_from)).hexdigest()[:16]
+    pictures = _pictures(folder, config, pipeline, size)
+    table = Table.open([path.with_suffix(".json") for path in pictures])
+    prompts = list(dict.fromkeys(["", *(text for group in table.captions for text in group)]))
+    texts = _texts(folder, config, pipeline, prompts)
+    number = {text: i for i, text in enumerate(prompts)}
+    stored = {name: Rows.open(pictures, name) for name in read_header(pictures[0])}
+    source = Cache(
+        latents=Latents(**stored),
+        text=Rows.open(texts, "states"),
+        choice=CaptionChoice(table.captions),
+        numbers=torch.tensor([number[text] for group in table.captions for text in group]),
+        weights=shares(table.rows, toned_share),
+        scheduler=pipeline.scheduler,
+    )
+    return source, table
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is known of every picture, without its pixels."""
+
+    captions: tuple[tuple[str, ...], ...]
+    rows: tuple[dict[str, str], ...]
+    digest: str
+    """SHA-256 over pixels and captions."""
+
+    @classmethod
+    def open(cls, paths: Sequence[Path]) -> "Table":
+        parts = [read_json(path) for path in paths]
+        captions = tuple(tuple(group) for part in parts for group in part["captions"])
+        rows = tuple(row for part in parts for row in part["rows"])
+        digest = hashlib.sha256("".join(part["pixels"] for part in parts).encode() + canonical(captions))
+        return cls(captions, rows, digest.hexdigest())
+
+
+def _pictures(folder: Path, config: PicturesConfig, pipeline: StableDiffusionPipeline, size: int) -> list[Path]:
+    """Shards of latents, each with what is known of its pictures in a JSON file beside it."""
+    state = PartialState()
+    with open_source(config.data, revision=config.data_revision) as source:
+        numbers = source.split("train")
+        if not numbers:
+            raise UsageError(f"{config.data}: none of its {len(source)} pictures is in the split 'train'")
+        shards = [numbers[start : start + PICTURES] for start in range(0, len(numbers), PICTURES)]
+        paths = [folder / f"pictures-{i:05}.safetensors" for i in range(len(shards))]
+        mine = list(zip(paths, shards, strict=True))[state.process_index :: state.num_processes]
+        vae = pipeline.vae.to(state.device)
+        for path, shard in tqdm(
+            [(p, s) for p, s in mine if not p.exists()], desc="latents", unit="shard", disable=None
+        ):
+            _write_pictures(path, shard, source, vae, size, config)
+    state.wait_for_everyone()
+    return paths
+
+
+def _write_pictures(
+    path: Path, numbers: Sequence[int], source: Source, vae: nn.Module, size: int, config: PicturesConfig
+) -> None:
+    tensors: dict[str, list[Tensor]] = {}
+    known: dict[str, list[Any]] = {"captions": [], "rows": []}
+    digest = hashlib.sha256()
+    call = max(1, PIXELS // size**2)
+    for start in range(0, len(numbers), call):
+        items = [source.read(number, size) for number in numbers[start : start + call]]
+        pixels = np.stack([picture for picture, _, _ in items])
+        digest.update(pixels.tobytes())
+        known["captions"] += [captions for _, captions, _ in items]
+        known["rows"] += [row for _, _, row in items]
+        found = _encoded(vae, torch.from_numpy(pixels).permute(0, 3, 1, 2), config.flips)
+        for name, value in found.items():
+            if not torch.isfinite(value).all():
+                raise GateError(
+                    f"{source.name}, rows {numbers[start]} to {numbers[start] + len(items) - 1}: {NOT_FINITE}"
+                )
+            tensors.setdefault(name, []).append(value.to(TORCH[config.cache_dtype]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path.with_suffix(".json"), known | {"pixels": digest.hexdigest()})
+    with replacing(path) as temporary:
+        save_file({name: torch.cat(parts) for name, parts in tensors.items()}, temporary)
+
+
+def _encoded(vae: nn.Module, pixels: Tensor, flips: bool) -> dict[str, Tensor]:
+    """Means and, of a KL autoencoder, deviations; of mirrored pictures too if `flips`."""
+    found = autoencoder.posterior(vae, pixels)
+    if flips:
+        found |= {f"flipped_{name}": value for name, value in autoencoder.posterior(vae, pixels.flip(3)).items()}
+    return found
+
+
+def _texts(
+    folder: Path, config: PicturesConfig, pipeline: StableDiffusionPipeline, prompts: Sequence[str]
+) -> list[Path]:
+    """Shards of text states, in the order of `prompts`."""
+    state = PartialState()
+    encoder = pipeline.text_encoder.to(state.device)
+    paths = [folder / f"texts-{i:05}.safetensors" for i in range(-(-len(prompts) // CAPTIONS))]
+    mine = list(enumerate(paths))[state.process_index :: state.num_processes]
+    for i, path in tqdm([(i, p) for i, p in mine if not p.exists()], desc="texts", unit="shard", disable=None):
+        ids = pad_ids(pipeline.tokenizer, prompts[i * CAPTIONS : (i + 1) * CAPTIONS])
+        with replacing(path) as temporary:
+            parts = [_states(encoder, part.to(state.device)) for part in ids.split(TEXTS)]
+            save_file({"states": torch.cat(parts).to(TORCH[config.cache_dtype])}, temporary)
+    state.wait_for_everyone()
+    return paths
+
+
+@torch.no_grad()
+def _states(encoder: nn.Module, ids: Tensor) -> Tensor:
+    """(B, T) → (B, T, D) float32, on the CPU."""
+    return encoder(ids).last_hidden_state.float().cpu()
+
+
+def fingerprint(data: str, revision: str | None) -> str:
+    """What a data set is known by: a file's content; a folder's names, sizes and times; a hub id's revision."""
+    path = Path(data)
+    if path.is_file():
+        return sha256(path)
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        stats = [(str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        return hashlib.sha256(canonical(stats)).hexdigest()
+    return f"{data}@{revision}"
+
+
+def weights_hash(network: nn.Module) -> str:
+    """SHA-256 over names and values."""
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

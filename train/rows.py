@@ -1,0 +1,49 @@
+"""Tensors that stay on disk: rows are read from memory-mapped safetensors files when they are asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdc_edge.checkpoint import read_header
+
+DTYPES = {"F16": np.float16, "F32": np.float32}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one tensor that lies in several files; reading some touches no others."""
+
+    parts: tuple[np.ndarray, ...]
+
+    @classmethod
+    def open(cls, paths: Sequence[Path], name: str) -> "Rows":
+        return cls(tuple(_mapped(path, name) for path in paths))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self), *self.parts[0].shape[1:])
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """(B,) int64 → (B, …) in the stored type."""
+        starts = np.cumsum([0, *map(len, self.parts)])
+        wanted = index.numpy()
+        which = np.searchsorted(starts, wanted, side="right") - 1
+        out = np.empty((len(wanted), *self.parts[0].shape[1:]), self.parts[0].dtype)
+        for part in np.unique(which):
+            here = which == part
+            out[here] = self.parts[part][wanted[here] - starts[part]]
+        return torch.from_numpy(out)
+
+
+def _mapped(path: Path, name: str) -> np.ndarray:
+    entry = read_header(path)[name]
+    with path.open("rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little") + entry["data_offsets"][0]
+    return np.memmap(path, DTYPES[entry["dtype"]], "r", start, tuple(entry["shape"]))
