@@ -5,6 +5,7 @@ L = w_task·L_task + w_out·L_out + w_feat·L_feat + w_soft·L_soft
 
 # B batch, C latent channels, h w latent grid
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,7 +54,18 @@ def soft(a: Answers) -> Tensor:
     return TEMPERATURE**2 * F.kl_div(log_s, log_t, reduction="sum", log_target=True) / len(a.student)
 
 
-TERMS: dict[str, Callable[[Answers], Tensor]] = {"task": task, "out": out, "feat": feat, "soft": soft}
+def soft_normalised(a: Answers) -> Tensor:
+    """L_soft over half the grid: where the distributions are flat, the mean squared error less its mean over channels."""
+    return soft(a) * 2 / math.prod(a.student.shape[2:])
+
+
+TERMS: dict[str, Callable[[Answers], Tensor]] = {
+    "task": task,
+    "out": out,
+    "feat": feat,
+    "soft": soft,
+    "soft_normalised": soft_normalised,
+}
 
 
 def weighted(answers: Answers, weights: Mapping[str, float]) -> dict[str, Tensor]:

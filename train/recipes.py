@@ -241,6 +241,8 @@ class LossWeights:
     feat: float = 0.1
     soft: float = 0.0
     """The paper's is 1; L_soft then outweighs all else (it is an output error of about 1,400 times L_out's weight)."""
+    soft_normalised: float = 0.0
+    """L_soft brought to the size of L_out, on any grid."""
 
 
 @dataclass(frozen=True)

@@ -44,13 +44,23 @@ def test_soft_grows_with_the_grid_and_is_blind_to_the_channel_mean() -> None:
     assert shifted.item() == pytest.approx(once.item(), rel=1e-4)
 
 
+def test_normalised_soft_is_an_output_error_without_the_channel_mean() -> None:
+    torch.manual_seed(0)
+    teacher = torch.randn(2, 4, 5, 5) / 20
+    student = teacher + torch.randn(2, 4, 5, 5) / 20
+    difference = student - teacher
+    expected = (difference - difference.mean(1, keepdim=True)).square().mean()
+    found = losses.soft_normalised(Answers(student, student, teacher))
+    assert found.item() == pytest.approx(expected.item(), rel=0.02)
+
+
 @pytest.mark.parametrize("name", TERMS)
 def test_each_term_vanishes_where_the_student_is_right(name: str) -> None:
     assert TERMS[name](constant(2.0, 2.0, 2.0)).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_weights_scale_and_zero_leaves_out() -> None:
-    found = weighted(constant(1.0, 3.0, 6.0), {"task": 0.5, "out": 0, "feat": 2.0, "soft": 0})
+    found = weighted(constant(1.0, 3.0, 6.0), {"task": 0.5, "out": 0, "feat": 2.0, "soft": 0, "soft_normalised": 0})
     assert {name: value.item() for name, value in found.items()} == {"task": 2, "feat": 36}
 
 
