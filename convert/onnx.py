@@ -56,10 +56,10 @@ class OnnxConfig:
     """Components to convert; a bundle without all three makes no pictures."""
     sampler: Literal["euler", "ddim", "dpmpp_2m", "pndm", "lcm"] | None = None
     """Sampler the bundle suggests; the checkpoint's own if not given."""
-    steps: int = 20
-    """Steps the bundle suggests."""
-    guidance: float = 3.0
-    """Guidance the bundle suggests."""
+    steps: int | None = None
+    """Steps the bundle suggests; 20 if not given, 4 for a consistency model."""
+    guidance: float | None = None
+    """Guidance the bundle suggests; 3 if not given, 1 for a consistency model."""
     name: str | None = None
     """Name of the bundle; the checkpoint folder's if not given."""
     force: bool = False

@@ -39,18 +39,27 @@ FIXED: dict[str, Any] = {
 }
 
 
+def usual(sampler: str) -> tuple[int, float]:
+    """Steps and guidance where none are asked for; consistency models are trained without guidance."""
+    return (4, 1.0) if sampler == "lcm" else (20, 3.0)
+
+
 def pipeline_spec(
-    checkpoint: Checkpoint, *, steps: int = 20, guidance: float = 3.0, sampler: str | None = None
+    checkpoint: Checkpoint, *, steps: int | None = None, guidance: float | None = None, sampler: str | None = None
 ) -> PipelineSpec:
-    """The pipeline of a checkpoint; `sampler` None is the one its scheduler stands for.
+    """The pipeline of a checkpoint; where `sampler`, `steps` or `guidance` is None, as its scheduler is usually run.
 
     Raises UsageError for impossible steps or guidance, BundleError for components that do not fit each other and for a
     scheduler setting that is not implemented.
     """
+    own_sampler, betas = _betas(checkpoint)
+    sampler = own_sampler if sampler is None else sampler
+    usual_steps, usual_guidance = usual(sampler)
+    steps = usual_steps if steps is None else steps
+    guidance = usual_guidance if guidance is None else guidance
     if steps < 1 or not guidance >= 0:
         raise UsageError(f"steps is {steps} and guidance {guidance:g}; they must be at least 1 and at least 0")
     unet, vae, text = (checkpoint.config(name) for name in ("unet", "vae", "text_encoder"))
-    own_sampler, betas = _betas(checkpoint)
     latent = _latent(checkpoint, unet, vae)
     if (reads := unet.get("cross_attention_dim")) != (width := text.get("hidden_size")):
         seen = f"{width} wide, the U-Net reads {reads}"
@@ -63,7 +72,7 @@ def pipeline_spec(
         "tokens": text.get("max_position_embeddings", 77),
         "prediction_type": checkpoint.config("scheduler").get("prediction_type", "epsilon"),
         "betas": betas,
-        "sampler": own_sampler if sampler is None else sampler,
+        "sampler": sampler,
         "steps": steps,
         "guidance": guidance,
     }

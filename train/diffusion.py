@@ -110,15 +110,17 @@ class Cache:
     scheduler: DDIMScheduler
     dropout: float = 0.1
 
-    def draw(self, batch_size: int, part: Part) -> Draw:
-        """The part's rows of a batch that is the same for all parts."""
+    def draw(self, batch_size: int, part: Part, among: Tensor | None = None) -> Draw:
+        """The part's rows of a batch that is the same for all parts; its timesteps are `among` these, if any are given."""
         generator, keep = part.generator, part.rows(batch_size)
         index = torch.multinomial(self.weights, batch_size, replacement=True, generator=generator)
         rows = self.numbers[self.choice.rows(index, generator)]
         rows[torch.rand(batch_size, generator=generator) < self.dropout] = 0
         clean = self.latents.draw(index, keep, generator)
         noise = torch.randn(batch_size, *clean.shape[1:], generator=generator)[keep]
-        timesteps = torch.randint(self.scheduler.config.num_train_timesteps, (batch_size,), generator=generator)[keep]
+        count = self.scheduler.config.num_train_timesteps if among is None else len(among)
+        timesteps = torch.randint(count, (batch_size,), generator=generator)[keep]
+        timesteps = timesteps if among is None else among[timesteps]
         noisy = self.scheduler.add_noise(clean, noise, timesteps)
         target = prediction_target(self.scheduler, clean, noise, timesteps)
         return Draw(
@@ -127,6 +129,10 @@ class Cache:
             self.text[rows[keep]].to(part.device).float(),
             target.to(part.device),
         )
+
+    def empty(self, draw: Draw) -> Tensor:
+        """The empty prompt's states in place of the draw's, (B, T, D)."""
+        return self.text[torch.zeros(len(draw.text), dtype=torch.int64)].to(draw.text)
 
 
 def prediction_target(scheduler: DDIMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

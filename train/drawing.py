@@ -24,7 +24,7 @@ COUNT = 16  # pictures of one sample
 def generate(
     pipeline: StableDiffusionPipeline, prompts: Sequence[str], *, steps: int, guidance: float, seed: int
 ) -> NDArray[np.uint8]:
-    """(N, H, W, 3) uint8; picture i starts from the noise of seed + i."""
+    """(N, H, W, 3) uint8; picture i starts from the noise of seed + i, and what a sampler adds is a function of seed, too."""
     unet = pipeline.unet.config
     side = unet.sample_size * pipeline.vae_scale_factor
     shape = (unet.in_channels, unet.sample_size, unet.sample_size)
@@ -40,6 +40,7 @@ def generate(
             num_inference_steps=steps,
             guidance_scale=guidance,
             latents=torch.from_numpy(noise[part]),
+            generator=torch.Generator().manual_seed(seed + start),
             output_type="np",
         ).images
         parts.append((pictures * 255).round().astype(np.uint8))
@@ -55,14 +56,20 @@ def sheet(pixels: NDArray[np.uint8], columns: int = 16) -> Image.Image:
     return grid
 
 
-def sampler(pipeline: StableDiffusionPipeline, captions: Sequence[Sequence[str]], folder: Path) -> Sampler:
+def sampler(
+    pipeline: StableDiffusionPipeline,
+    captions: Sequence[Sequence[str]],
+    folder: Path,
+    steps: int = 10,
+    guidance: float = 3.0,
+) -> Sampler:
     """Draws `COUNT` of the captions with the network in training: into `folder`, a sheet named by the step."""
     chosen = np.linspace(0, len(captions) - 1, min(COUNT, len(captions)), dtype=int)
     prompts = [captions[i][0] for i in chosen]
 
     def sample(network: nn.Module, step: int) -> None:
         using = with_unet(pipeline, network.eval())
-        pixels = generate(using, prompts, steps=10, guidance=3.0, seed=0)
+        pixels = generate(using, prompts, steps=steps, guidance=guidance, seed=0)
         folder.mkdir(parents=True, exist_ok=True)
         sheet(pixels, columns=8).save(folder / f"{step:07}.png")
         network.train()

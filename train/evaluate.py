@@ -32,6 +32,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
     from kdc_edge.checkpoint import Checkpoint
     from kdc_edge.files import write_json
+    from kdc_edge.spec import SCHEDULERS, usual
     from kdc_edge.torch_ref.judge import Judge
     from train import autoencoder
     from train.data import load
@@ -42,7 +43,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     pipeline = load_pipeline(str(config.model))
     pictures = load(config.data, pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
     judge = Judge.open(config.judge)
-    draw = partial(generate, pipeline, steps=config.steps, guidance=config.guidance, seed=config.seed)
+    name = type(pipeline.scheduler).__name__
+    sampler, _ = SCHEDULERS.get(name, (name, {}))
+    steps, guidance = usual(sampler)
+    steps = steps if config.steps is None else config.steps
+    guidance = guidance if config.guidance is None else config.guidance
+    draw = partial(generate, pipeline, steps=steps, guidance=guidance, seed=config.seed)
     gallery = pictures.select([not row["tone"] for row in pictures.rows])
     asked = np.random.RandomState(CHOICE).choice(len(gallery), min(config.captions, len(gallery)), replace=False)
     unseen = pictures.split("generalisation")
@@ -51,7 +57,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     through = [through_autoencoder(pipeline, part) for part in (gallery.select_index(asked), unseen)]
     figures = {
         "model": checkpoint.id,
-        "settings": {"steps": config.steps, "guidance": config.guidance, "seed": config.seed, "sampler": "ddim"},
+        "settings": {"steps": steps, "guidance": guidance, "seed": config.seed, "sampler": sampler},
         "generated": score(judge, drawn, asked, gallery) | {"unseen_tone": tone(judge, drawn_unseen, unseen, pictures)},
         "ceiling": score(judge, through[0], asked, gallery)
         | {"unseen_tone": tone(judge, through[1], unseen, pictures)},

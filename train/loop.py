@@ -44,6 +44,8 @@ class Part:
     generator: torch.Generator
     """In the same state for every part of a step: each draws the whole batch and keeps `rows`."""
     device: torch.device
+    average: Mapping[str, Tensor] = field(default_factory=dict)
+    """The averaged weights, by the names of the module's parameters."""
 
     def rows(self, batch_size: int) -> slice:
         size = batch_size // self.count
@@ -137,6 +139,7 @@ class Trainer:
                 count=accelerator.num_processes * config.accumulate,
                 generator=generator_at(config.seed, self.step, self.attempt),
                 device=accelerator.device,
+                average=self.average,
             )
             last = call == config.accumulate - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(self.network):

@@ -270,6 +270,26 @@ class DistillConfig:
 
 
 @dataclass(frozen=True)
+class FewStepConfig:
+    """Settings of consistency distillation."""
+
+    model: Annotated[Path, tyro.conf.arg(aliases=["-m"])] = Path("assets/emoji-64/student")
+    """The checkpoint to speed up."""
+    output_dir: OutputDir = Path("runs/fewstep/checkpoint")
+    run_dir: Path = Path("runs/fewstep")
+    pictures: PicturesConfig = PicturesConfig()
+    toned_share: float = 0.2
+    """Share of the draws that go to pictures with a skin tone."""
+    guidance: float = 3.0
+    """What the result draws as if it had been guided by."""
+    steps_drawn: int = 4
+    """Steps of the pictures while it trains."""
+    loop: LoopConfig = LoopConfig(1500, 64, 2e-4, "muon", warmup=50, ema=0.95)
+    log: Path = Path("docs/log.md")
+    force: bool = False
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """Settings of the emoji-64 floors."""
 
@@ -278,8 +298,10 @@ class EvaluateConfig:
     data: str = "assets/emoji-64.tar"
     captions: int = 256
     """Untoned captions, a fixed choice of the training set; the generalisation set is measured whole."""
-    steps: int = 20
-    guidance: float = 3.0
+    steps: int | None = None
+    """20 if not given, 4 for a consistency model."""
+    guidance: float | None = None
+    """3 if not given, 1 for a consistency model."""
     seed: int = 0
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """JSON file for the figures."""
