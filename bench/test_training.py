@@ -10,6 +10,7 @@ student 255.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from kdc_edge import timing
 from kdc_edge.torch_ref.macs import count
 from train import autoencoder, diffusion
 from train.cache import cached
+from train.data import load
 from train.diffusion import Cache, Latents
 from train.distill import distillation_loss
 from train.folders import assemble
@@ -56,10 +58,14 @@ PRACTICES = ("pictures", "captions", "activations", "reading")  # what the plain
 
 
 class Live:
-    """Rows that are computed whenever they are asked for, in place of `Rows`; the last answer serves two readers."""
+    """Rows that are computed whenever they are asked for, as `Rows` are read from disk."""
 
     def __init__(self, compute: Callable[[Tensor], dict[str, Tensor]], name: str, shape: tuple[int, ...]) -> None:
-        self.compute, self.name, self.shape = compute, name, shape
+        self.compute, self.name, self._shape = compute, name, shape
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
 
     def __getitem__(self, index: Tensor) -> Tensor:
         return self.compute(index)[self.name]
@@ -144,15 +150,14 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    networks = [
-        seeded(0, build).eval().requires_grad_(False)
-        for build in (lambda: from_config(UNET), lambda: AutoencoderKL(**VAE), lambda: CLIPTextModel(text))
-    ]
-    pipeline = assemble(*networks, tokenizer, diffusion.build_scheduler())
+    unet = seeded(0, lambda: from_config(UNET))
+    vae = seeded(0, lambda: AutoencoderKL(**VAE))
+    encoder = seeded(0, lambda: CLIPTextModel(text))
+    for network in (unet, vae, encoder):
+        network.eval().requires_grad_(False)
+    pipeline = assemble(unet, vae, encoder, tokenizer, diffusion.build_scheduler())
     pictures = PicturesConfig(str(folder), cache_dir=tmp_path_factory.mktemp("cache"), cache_dtype="fp32")
     source, table = cached(pictures, pipeline, 0.2)
-    from train.data import load
-
     prompts = list(dict.fromkeys(["", *(caption for group in table.captions for caption in group)]))
     return Setting(pipeline, load(str(folder), SIDE).tensor(), prompts, source)
 
@@ -187,7 +192,7 @@ def test_both_steps_say_the_same(setting: Setting) -> None:
 
 
 @pytest.mark.parametrize("practices", [PRACTICES, ()], ids=["plain", "ours"])
-def test_step(benchmark: Callable, setting: Setting, practices: tuple[str, ...]) -> None:
+def test_step(benchmark: Any, setting: Setting, practices: tuple[str, ...]) -> None:
     step = setting.step(*practices)
     benchmark.pedantic(step, rounds=5, iterations=1, warmup_rounds=1)
 

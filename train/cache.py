@@ -30,7 +30,7 @@ from train.captions import CaptionChoice
 from train.data import Source, open_source, shares
 from train.diffusion import Cache, Latents
 from train.recipes import PicturesConfig
-from train.rows import Rows
+from train.rows import Stored
 from train.tokenizer import pad_ids
 
 FORMAT = 1
@@ -62,10 +62,10 @@ def cached(config: PicturesConfig, pipeline: StableDiffusionPipeline, toned_shar
     prompts = list(dict.fromkeys(["", *(text for group in table.captions for text in group)]))
     texts = _texts(folder, config, pipeline, prompts)
     number = {text: i for i, text in enumerate(prompts)}
-    stored = {name: Rows.open(pictures, name) for name in read_header(pictures[0])}
+    stored = {name: Stored.open(pictures, name) for name in read_header(pictures[0])}
     source = Cache(
         latents=Latents(**stored),
-        text=Rows.open(texts, "states"),
+        text=Stored.open(texts, "states"),
         choice=CaptionChoice(table.captions),
         numbers=torch.tensor([number[text] for group in table.captions for text in group]),
         weights=shares(table.rows, toned_share),

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,14 +14,25 @@ from kdc_edge.checkpoint import read_header
 DTYPES = {"F16": np.float16, "F32": np.float32}
 
 
+class Rows(Protocol):
+    """A tensor that is read row by row."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """(B,) int64 → (B, …) in the stored type."""
+        ...
+
+
 @dataclass(frozen=True)
-class Rows:
+class Stored:
     """The rows of one tensor that lies in several files; reading some touches no others."""
 
     parts: tuple[np.ndarray, ...]
 
     @classmethod
-    def open(cls, paths: Sequence[Path], name: str) -> "Rows":
+    def open(cls, paths: Sequence[Path], name: str) -> "Stored":
         return cls(tuple(_mapped(path, name) for path in paths))
 
     @property
@@ -31,7 +43,6 @@ class Rows:
         return sum(map(len, self.parts))
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        """(B,) int64 → (B, …) in the stored type."""
         starts = np.cumsum([0, *map(len, self.parts)])
         wanted = index.numpy()
         which = np.searchsorted(starts, wanted, side="right") - 1

@@ -16,7 +16,7 @@ from train.data import load
 from train.folders import load_pipeline
 from train.loop import Part, generator_at
 from train.recipes import PicturesConfig
-from train.rows import Rows
+from train.rows import Stored
 from train.tokenizer import pad_ids
 
 
@@ -135,5 +135,5 @@ def test_rows_are_read_across_files_in_any_order(tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.safetensors" for i in range(3)]
     for path, rows in zip(paths, whole.split(4), strict=True):
         save_file({"other": torch.zeros(2), "x": rows.contiguous()}, path)
-    found, index = Rows.open(paths, "x"), torch.tensor([9, 0, 4, 3, 4])
+    found, index = Stored.open(paths, "x"), torch.tensor([9, 0, 4, 3, 4])
     assert found.shape == (10, 3) and torch.equal(found[index], whole[index])
