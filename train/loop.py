@@ -95,9 +95,12 @@ def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
         return build()
 
 
-def cosine(step: int, config: LoopConfig) -> float:
+def share_of_rate(step: int, config: LoopConfig) -> float:
+    """Of the learning rate, at a step."""
     if step < config.warmup:
         return (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return 1.0
     progress = (step - config.warmup) / max(1, config.steps - config.warmup)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
@@ -150,7 +153,7 @@ class Trainer:
         norm = accelerator.clip_grad_norm_(self.params.values(), config.clip or math.inf)
         for optimizer in self.wrapped:
             for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * cosine(self.step, config)
+                group["lr"] = config.learning_rate * share_of_rate(self.step, config)
             optimizer.step()
             optimizer.zero_grad()
         self.step += 1

@@ -11,7 +11,7 @@ OutputDir = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """Warm-up and cosine decay; the result is an exponential moving average of the weights."""
+    """How a network is trained; the result is an exponential moving average of its weights."""
 
     steps: int
     batch_size: int
@@ -19,6 +19,9 @@ class LoopConfig:
     optimizer: Literal["adamw", "muon"] = "adamw"
     """Muon takes half the steps of AdamW on a U-Net; parameters of one dimension stay with AdamW."""
     warmup: int = 100
+    """Steps in which the learning rate rises."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Of the learning rate after that; cosine falls to 0."""
     weight_decay: float = 0.01
     ema: float = 0.998
     """Decay of the averaged weights; 0 turns averaging off."""

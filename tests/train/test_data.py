@@ -54,6 +54,17 @@ def test_a_webdataset_shard(tmp_path: Path) -> None:
         assert [group[0] for group in load(str(source), 16).captions] == ["leaf 0", "leaf 1"]
 
 
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK"])
+def test_every_kind_of_picture_becomes_rgb_on_white(mode: str, tmp_path: Path) -> None:
+    colour = {"L": 60, "LA": (60, 0), "P": 0, "RGBA": (60, 60, 60, 0), "CMYK": (0, 0, 0, 195)}[mode]
+    for name, size in (("tall", (20, 30)), ("wide", (64, 16))):
+        (tmp_path / name).mkdir()
+        Image.new(mode, size, colour).save(tmp_path / name / ("1.tiff" if mode == "CMYK" else "1.png"))
+    found = load(str(tmp_path), 16).pixels
+    assert found.shape == (2, 16, 16, 3)
+    assert (found == (255 if mode in ("LA", "RGBA") else 60 if mode != "P" else 0)).all()
+
+
 def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "data", [{"file_name": "a.png", "text": "a"}, {"file_name": "b.png", "text": "b"}])
     (folder / "b.png").write_bytes(b"no picture at all")

@@ -23,7 +23,7 @@ from kdc_edge.errors import BundleError, GateError, MissingBackend, ResourceErro
 from kdc_edge.files import locked
 from train import loop
 from train import state as state_module
-from train.loop import Part, fit, generator_at, seeded
+from train.loop import Part, fit, generator_at, seeded, share_of_rate
 from train.recipes import LoopConfig
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +105,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
 def test_the_randomness_of_a_step_is_its_own() -> None:
     a, b = (torch.randn(3, generator=generator_at(1, step)) for step in (5, 6))
     assert torch.equal(a, torch.randn(3, generator=generator_at(1, 5))) and not torch.equal(a, b)
+
+
+def test_the_learning_rate_rises_then_falls_or_stays() -> None:
+    config = LoopConfig(100, 8, 1.0, warmup=10)
+    assert [share_of_rate(step, config) for step in (0, 9, 10, 55, 100)] == pytest.approx([0.1, 1, 1, 0.5, 0])
+    assert share_of_rate(100, replace(config, schedule="constant")) == 1
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
