@@ -130,6 +130,11 @@ class Cache:
             target.to(part.device),
         )
 
+    def clean(self, batch_size: int, part: Part) -> Tensor:
+        """The part's rows of a batch of latents without noise, (B, C, h, w)."""
+        index = torch.multinomial(self.weights, batch_size, replacement=True, generator=part.generator)
+        return self.latents.draw(index, part.rows(batch_size), part.generator).to(part.device)
+
     def empty(self, draw: Draw) -> Tensor:
         """The empty prompt's states in place of the draw's, (B, T, D)."""
         return self.text[torch.zeros(len(draw.text), dtype=torch.int64)].to(draw.text)

@@ -44,7 +44,8 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     if config.init:
         start = load_pipeline(str(config.init)).unet
     else:
-        describe(teacher.config, spec)
+        if is_main():
+            describe(teacher.config, spec)
         start = seeded(config.loop.seed, lambda: build_student(teacher, spec))
     student = diffusion.for_training(start, teacher.device)
     source, table = cached(config.pictures, pipeline, config.toned_share)

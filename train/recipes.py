@@ -293,6 +293,27 @@ class FewStepConfig:
 
 
 @dataclass(frozen=True)
+class DecoderConfig:
+    """Settings of decoder distillation."""
+
+    model: Annotated[Path, tyro.conf.arg(aliases=["-m"])]
+    """The checkpoint whose autoencoder is made tiny."""
+    output_dir: OutputDir = Path("runs/decoder/checkpoint")
+    run_dir: Path = Path("runs/decoder")
+    pictures: PicturesConfig = PicturesConfig()
+    toned_share: float = 0.2
+    """Share of the draws that go to pictures with a skin tone."""
+    channels: int = 64
+    blocks: tuple[int, ...] = (3, 3, 3, 1)
+    """Residual blocks of the decoder's levels, from the latents outwards."""
+    features: float = 0.1
+    """Weight of the features that the teacher's encoder finds; 0 leaves them out."""
+    loop: LoopConfig = LoopConfig(4000, 16, 1e-3, ema=0.995)
+    log: Path = Path("docs/log.md")
+    force: bool = False
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """Settings of the emoji-64 floors."""
 
