@@ -9,6 +9,7 @@ scheduler, and is saved as a folder that diffusers loads unchanged.
 from typing import TYPE_CHECKING, Any
 
 from kdc_edge import command
+from kdc_edge.errors import UsageError
 from train.quiet import quiet
 from train.recipes import STUDENTS, DistillConfig, LossWeights
 
@@ -34,6 +35,8 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     from train.loop import fit, is_main, pick_device, seeded
     from train.student import build_student, describe
 
+    if config.init and config.fresh:
+        raise UsageError("--init gives the weights to start from and --fresh wants none; drop one of them")
     if config.dry_run:
         return plan(config)
     refuse_existing(config.output_dir, config.force)
@@ -46,14 +49,15 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     else:
         if is_main():
             describe(teacher.config, spec)
-        start = seeded(config.loop.seed, lambda: build_student(teacher, spec))
+        start = seeded(config.loop.seed, lambda: build_student(teacher, spec, config.fresh))
     student = diffusion.for_training(start, teacher.device)
     source, table = cached(config.pictures, pipeline, config.toned_share)
     sample = sampler(pipeline, table.captions, config.run_dir / "samples")
     loss = distillation_loss(student, teacher, source, config.weights, config.loop.batch_size)
-    settings = {"student": config.student, "weights": asdict(config.weights), "loop": asdict(config.loop)}
-    init = Checkpoint.open(config.init).id if config.init else None
-    key = {"teacher": teacher_id, "data": table.digest, "spec": spec, "weights": config.weights, "init": init}
+    start_id = Checkpoint.open(config.init).id if config.init else None
+    chosen = {"student": config.student, "init": start_id, "fresh": config.fresh, "weights": asdict(config.weights)}
+    settings = {**chosen, "loop": asdict(config.loop)}
+    key = {"teacher": teacher_id, "data": table.digest, "spec": spec, **chosen}
     state = config.run_dir / "unet.safetensors"
     history = fit(student, loss, config.loop, state, key=key, label=config.student, sample=sample)
     if not is_main():
@@ -99,7 +103,7 @@ def distillation_loss(
     weights: LossWeights,
     batch_size: int,
 ) -> "Loss":
-    """The weighted terms of one draw; block outputs are recorded only if L_feat counts."""
+    """The weighted terms of one draw; the teacher is asked, and block outputs recorded, only if a term reads them."""
     from dataclasses import asdict
 
     import torch
@@ -107,13 +111,14 @@ def distillation_loss(
     from train.losses import Answers, matched_blocks, recorded, weighted
 
     blocks = matched_blocks(student, teacher) if weights.feat else []
+    taught = any(weight for name, weight in asdict(weights).items() if name != "task")
 
     def loss(network: "nn.Module", part: "Part") -> dict[str, torch.Tensor]:
         draw = source.draw(batch_size, part)
         inputs = (draw.noisy, draw.timesteps, draw.text)
         with recorded([s for s, _ in blocks]) as of_student, recorded([t for _, t in blocks]) as of_teacher:
             with torch.no_grad():
-                from_teacher = teacher(*inputs).sample
+                from_teacher = teacher(*inputs).sample if taught else draw.target
             from_student = network(*inputs).sample
         answers = Answers(draw.target, from_student, from_teacher, of_student, of_teacher)
         return weighted(answers, asdict(weights))

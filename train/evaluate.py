@@ -111,17 +111,24 @@ def tone(judge: "Judge", drawn: "NDArray[np.uint8]", asked: "Pictures", pictures
     return float(np.mean(right))
 
 
+def shares(of: dict[str, Any], counts: dict[str, int]) -> dict[str, tuple[float, int]]:
+    """Every share by name, and of how many pictures."""
+    tops = {f"{by}_{top}": of[by][top] for by in ("by_text", "by_picture") for top in ("top1", "top5")}
+    return {name: (value, counts["captions"]) for name, value in tops.items()} | {
+        "unseen_tone": (of["unseen_tone"], counts["unseen"])
+    }
+
+
 def report(figures: dict[str, Any]) -> None:
+    """A table with 95 % intervals."""
     import sys
 
+    from kdc_edge.torch_ref.judge import wilson
+
     for name in ("generated", "ceiling"):
-        of = figures[name]
-        print(
-            f"{name:>9}: by text {of['by_text']['top1']:.1%} / top five {of['by_text']['top5']:.1%}, "
-            f"by picture {of['by_picture']['top1']:.1%} / {of['by_picture']['top5']:.1%}, "
-            f"unseen tones {of['unseen_tone']:.1%}",
-            file=sys.stderr,
-        )
+        for what, (share, count) in shares(figures[name], figures["counts"]).items():
+            low, high = wilson(share, count)
+            print(f"{name:>9} {what:<16} {share:6.1%}  [{low:.1%}, {high:.1%}] of {count}", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> None:

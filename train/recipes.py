@@ -259,6 +259,8 @@ class DistillConfig:
     student: StudentName = "kdc-small"
     init: Path | None = None
     """Train this student on instead of pruning the teacher anew."""
+    fresh: bool = False
+    """Start from random weights instead of the teacher's."""
     output_dir: OutputDir = Path("runs/student/checkpoint")
     run_dir: Path = Path("runs/student")
     pictures: PicturesConfig = PicturesConfig()
@@ -331,3 +333,18 @@ class EvaluateConfig:
     """JSON file for the figures."""
     sheet: Path | None = None
     """PNG of the first 64 pictures."""
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """Settings of the comparison; those of the training are shared by all variants."""
+
+    output_dir: OutputDir = Path("runs/ablation")
+    """Folder for a run of each variant, and table.md."""
+    teacher: str = "assets/emoji-64/teacher"
+    student: StudentName = "kdc-small"
+    pictures: PicturesConfig = PicturesConfig()
+    loop: LoopConfig = LoopConfig(600, 64, 8e-4, "muon", warmup=50)
+    judge: Path = Path("assets/emoji-64/judge")
+    captions: int = 256
+    """Captions that each student is measured on."""

@@ -114,8 +114,8 @@ def copy_map(names: list[str], student: Config, teacher: Config) -> dict[str, st
     return {name: source(name) for name in names}
 
 
-def build_student(teacher: "UNet2DConditionModel", spec: StudentSpec) -> "UNet2DConditionModel":
-    """The pruned network with the teacher's weights, in the teacher's dtype, channels last.
+def build_student(teacher: "UNet2DConditionModel", spec: StudentSpec, fresh: bool = False) -> "UNet2DConditionModel":
+    """The pruned network with the teacher's weights, or random ones if `fresh`; in the teacher's dtype, channels last.
 
     Where dropping the innermost stage changes how wide the input of a layer is (stages of unequal width), that layer
     starts from random weights; `describe` names it.
@@ -123,8 +123,8 @@ def build_student(teacher: "UNet2DConditionModel", spec: StudentSpec) -> "UNet2D
     import torch
 
     network = from_config(prune_config(teacher.config, spec)).to(teacher.device)
-    weights, own = teacher.state_dict(), network.state_dict()
-    sources = copy_map(list(own), network.config, teacher.config)
+    weights, own = {} if fresh else teacher.state_dict(), network.state_dict()
+    sources = {} if fresh else copy_map(list(own), network.config, teacher.config)
     fits = {name: weights[s] for name, s in sources.items() if weights[s].shape == own[name].shape}
     network.load_state_dict(own | fits)
     return network.to(dtype=teacher.dtype, memory_format=torch.channels_last)

@@ -5,6 +5,7 @@ The emoji-64 judge (`assets/emoji-64/judge`) is such a folder. It says of a gene
 
 # N pictures asked about, M candidates, D embedding width, H W pixels
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,12 @@ def retrieval(scores: torch.Tensor, truth: NDArray[np.int64], classes: NDArray[n
     order = scores.argsort(dim=1, descending=True).numpy()
     ranks = [rank(classes[row], classes[right]) for row, right in zip(order, truth, strict=True)]
     return Retrieval(float(np.mean([r < 1 for r in ranks])), float(np.mean([r < 5 for r in ranks])), len(ranks))
+
+
+def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % interval of a share of `count` pictures (Wilson 1927)."""
+    middle, half = share + z**2 / (2 * count), z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return (middle - half) / (1 + z**2 / count), (middle + half) / (1 + z**2 / count)
 
 
 def rank(ordered: NDArray[np.int64], right: int) -> int:

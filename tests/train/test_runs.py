@@ -1,6 +1,7 @@
 """Whole runs on sixteen pictures with networks of a few thousand parameters: teacher, student, judge, evaluation."""
 
 import json
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +15,14 @@ from safetensors import safe_open
 
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.errors import BundleError, UsageError
-from kdc_edge.torch_ref.judge import identical, retrieval
+from kdc_edge.torch_ref.judge import identical, retrieval, wilson
 from tests.train.test_loop import LAUNCH, ROOT
-from train import recipes
+from train import ablation, recipes
 from train.distill import distill
 from train.evaluate import evaluate
 from train.judge import train_judge
 from train.recipes import (
+    AblationConfig,
     AutoencoderConfig,
     ContrastiveConfig,
     DistillConfig,
@@ -174,8 +176,6 @@ def test_pictures_while_it_trains(teacher: Path, few: Path, tmp_path: Path) -> N
 
 
 def test_a_truncated_teacher_is_refused(teacher: Path, few: Path, tmp_path: Path) -> None:
-    import shutil
-
     broken = shutil.copytree(teacher / "out", tmp_path / "broken")
     weights = broken / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -189,24 +189,70 @@ def test_a_hub_teacher_must_be_pinned(few: Path, tmp_path: Path) -> None:
         distill(DistillConfig("someone/sd-model", output_dir=tmp_path / "out", pictures=pictures(few)))
 
 
-def test_the_judge_and_the_figures(student: Path, few: Path, tmp_path: Path) -> None:
-    judge = tmp_path / "judge"
-    train_judge(
-        JudgeConfig(judge, tmp_path, data=str(few), merges=50, towers=TOWERS, loop=LOOP, log=tmp_path / "log.md")
-    )
-    rows = (few / "metadata.jsonl").read_text().splitlines()
-    data = tmp_path / "data"
-    data.mkdir()
-    for i, line in enumerate(rows):
-        record = json.loads(line)
-        (data / record["file_name"]).write_bytes((few / record["file_name"]).read_bytes())
-        rows[i] = json.dumps(record | {"split": "generalisation" if record["tone"] else "train"})
-    (data / "metadata.jsonl").write_text("\n".join(rows))
-    config = EvaluateConfig(student, judge, str(data), captions=4, steps=2, output=tmp_path / "figures.json")
+@pytest.fixture(scope="module")
+def judge(teacher: Path, few: Path) -> Path:
+    folder = teacher / "judge"
+    config = JudgeConfig(folder, teacher / "judge-run", data=str(few), merges=50, towers=TOWERS, loop=LOOP)
+    train_judge(replace(config, log=teacher / "judge.md"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tested(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures with skin tones set apart."""
+    data = Path(shutil.copytree(few, tmp_path_factory.mktemp("tested") / "data"))
+    rows = [json.loads(line) for line in (data / "metadata.jsonl").read_text().splitlines()]
+    rows = [row | {"split": "generalisation" if row["tone"] else "train"} for row in rows]
+    (data / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return data
+
+
+def test_the_judge_and_the_figures(student: Path, judge: Path, tested: Path, tmp_path: Path) -> None:
+    config = EvaluateConfig(student, judge, str(tested), captions=4, steps=2, output=tmp_path / "figures.json")
     figures = evaluate(config)
     assert figures["counts"]["captions"] == 4
     assert 0 <= figures["generated"]["by_text"]["top1"] <= figures["generated"]["by_text"]["top5"] <= 1
     assert json.loads((tmp_path / "figures.json").read_text()) == figures
+
+
+def test_random_weights_and_no_teacher(teacher: Path, few: Path, tmp_path: Path) -> None:
+    config = DistillConfig(
+        str(teacher / "out"),
+        fresh=True,
+        output_dir=tmp_path / "out",
+        run_dir=tmp_path,
+        pictures=pictures(few),
+        weights=LossWeights(1.0, 0.0, 0.0),
+        loop=replace(LOOP, learning_rate=1e-9),
+        log=tmp_path / "log.md",
+    )
+    distill(config)
+    found, taught = (StableDiffusionPipeline.from_pretrained(path).unet for path in (tmp_path / "out", teacher / "out"))
+    assert not torch.allclose(found.conv_in.weight, taught.conv_in.weight, atol=1e-3)
+    assert set(Checkpoint.open(tmp_path / "out").info.losses["terms"]) == {"task"}
+    with pytest.raises(UsageError, match="drop one of them"):
+        distill(replace(config, init=teacher / "out"))
+
+
+def test_an_ablation_is_a_table_and_goes_on_where_it_was_stopped(
+    teacher: Path, judge: Path, tested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablation, "VARIANTS", (ablation.VARIANTS[0], ablation.VARIANTS[-1]))
+    out, known = tmp_path / "out", pictures(tested)
+    config = AblationConfig(out, str(teacher / "out"), pictures=known, loop=LOOP, judge=judge, captions=4)
+    ablation.ablation(config)
+    text = (out / "table.md").read_text()
+    assert text.count("\n") == 4 and "| no teacher at all: task, random start | " in text
+    (out / "1" / "figures.json").unlink()
+    before = (out / "0" / "figures.json").stat().st_mtime_ns
+    ablation.ablation(config)
+    assert (out / "table.md").read_text() == text
+    assert (out / "0" / "figures.json").stat().st_mtime_ns == before
+
+
+def test_the_interval_of_a_share() -> None:
+    assert wilson(0.5, 100) == pytest.approx((0.404, 0.596), abs=1e-3)
+    assert wilson(1.0, 256) == pytest.approx((0.985, 1.0), abs=1e-3)
 
 
 def test_retrieval_counts_identical_candidates_as_one() -> None:
