@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+from bench import exports, record
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 
 
 def test_its_python_prints_what_stands_below_it(tmp_path: Path) -> None:
@@ -17,3 +20,10 @@ def test_its_python_prints_what_stands_below_it(tmp_path: Path) -> None:
     )
     assert (done.stdout, done.stderr) == (printed, "")
     assert (tmp_path / "apple.png").stat().st_size > 1000
+
+
+def test_its_speeds_are_those_of_the_record_that_ships() -> None:
+    found = record.read(ROOT / "bench" / "baseline.json")
+    text = README.read_text(encoding="utf-8")
+    assert exports.markdown([found]) in text
+    assert f"`{found.command}`" in text

@@ -25,17 +25,18 @@ class Solver:
 
     alphas: Tensor  # (train steps,): α²
     prediction_type: str
-    guidance: float
+    guidance: tuple[float, float]
     timesteps: Tensor  # (STEPS,), rising
 
     @classmethod
-    def of(cls, scheduler: DDIMScheduler, guidance: float) -> "Solver":
-        """Raises UsageError for a scheduler whose prediction type is unknown, and for a guidance below 1."""
+    def of(cls, scheduler: DDIMScheduler, guidance: tuple[float, float]) -> "Solver":
+        """Raises UsageError for a scheduler whose prediction type is unknown, and for a range of guidance that is none."""
         kind, train_steps = scheduler.config.prediction_type, scheduler.config.num_train_timesteps
         if kind not in ("epsilon", "v_prediction", "sample"):
             raise UsageError(f"the model predicts {kind}; epsilon, v_prediction or sample is wanted")
-        if guidance < 1:
-            raise UsageError(f"--guidance is {guidance:g}; 1 is without guidance, and no less makes sense")
+        if not 1 <= guidance[0] <= guidance[1]:
+            low, high = guidance
+            raise UsageError(f"--guidance is {low:g} to {high:g}; it must rise, from 1 (without guidance) or more")
         stride = train_steps // STEPS
         return cls(scheduler.alphas_cumprod, kind, guidance, torch.arange(1, STEPS + 1) * stride - 1)
 
@@ -44,8 +45,11 @@ class Solver:
         stride = int(self.timesteps[1] - self.timesteps[0])
         return (timesteps - stride).clamp_min(0)
 
-    def guided(self, conditional: Tensor, unconditional: Tensor) -> Tensor:
-        return unconditional + self.guidance * (conditional - unconditional)
+    def guided(self, conditional: Tensor, unconditional: Tensor, share: Tensor) -> Tensor:
+        """With each sample's guidance at `share` (B,) in [0, 1] of the range."""
+        low, high = self.guidance
+        scale = (low + (high - low) * share).view(-1, 1, 1, 1).to(conditional)
+        return unconditional + scale * (conditional - unconditional)
 
     def jump(self, z: Tensor, prediction: Tensor, here: Tensor, there: Tensor) -> Tensor:
         """DDIM's step (arXiv 2010.02502, equation 12 with η = 0)."""

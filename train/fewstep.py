@@ -84,9 +84,11 @@ def consistency_loss(
     def loss(training: "nn.Module", part: "Part") -> dict[str, torch.Tensor]:
         draw = source.draw(batch_size, part, solver.timesteps)
         empty = source.empty(draw)
+        share = torch.rand(batch_size, generator=part.generator)[part.rows(batch_size)]
         here, there = draw.timesteps, solver.before(draw.timesteps)
         with torch.no_grad():
-            guided = solver.guided(teacher(draw.noisy, here, draw.text).sample, teacher(draw.noisy, here, empty).sample)
+            answers = [teacher(draw.noisy, here, text).sample for text in (draw.text, empty)]
+            guided = solver.guided(*answers, share)
             jumped = solver.jump(draw.noisy, guided, here, there)
             answer = functional_call(network, dict(part.average), (jumped, there, draw.text)).sample
             target = solver.picture(jumped, answer, there)

@@ -285,8 +285,8 @@ class FewStepConfig:
     pictures: PicturesConfig = PicturesConfig()
     toned_share: float = 0.2
     """Share of the draws that go to pictures with a skin tone."""
-    guidance: float = 3.0
-    """What the result draws as if it had been guided by."""
+    guidance: tuple[float, float] = (3.0, 3.0)
+    """Least and greatest guidance of the model's jumps: the result draws as if guided by something between."""
     steps_drawn: int = 4
     """Steps of the pictures while it trains."""
     loop: LoopConfig = LoopConfig(1500, 64, 2e-4, "muon", warmup=50, ema=0.95)

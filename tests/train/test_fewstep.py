@@ -23,7 +23,7 @@ def scheduler(kind: str) -> DDIMScheduler:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_jump_is_a_step_of_ddim(kind: str) -> None:
-    plain, solver = scheduler(kind), Solver.of(scheduler(kind), 3.0)
+    plain, solver = scheduler(kind), Solver.of(scheduler(kind), (3.0, 3.0))
     plain.set_timesteps(STEPS)
     torch.manual_seed(0)
     z, prediction = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
@@ -35,7 +35,7 @@ def test_a_jump_is_a_step_of_ddim(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_picture_is_what_the_lcm_scheduler_takes_it_for(kind: str) -> None:
-    solver, few = Solver.of(scheduler(kind), 3.0), lcm_scheduler(scheduler(kind))
+    solver, few = Solver.of(scheduler(kind), (3.0, 3.0)), lcm_scheduler(scheduler(kind))
     few.set_timesteps(4)
     z, prediction = torch.randn(1, 4, 3, 3), torch.randn(1, 4, 3, 3)
     for timestep in few.timesteps:
@@ -46,20 +46,22 @@ def test_the_picture_is_what_the_lcm_scheduler_takes_it_for(kind: str) -> None:
 
 
 def test_where_no_noise_is_left_the_picture_is_what_is_there() -> None:
-    solver = Solver.of(scheduler("epsilon"), 1.0)
+    solver = Solver.of(scheduler("epsilon"), (1.0, 1.0))
     z = torch.randn(3, 4, 2, 2)
     assert torch.equal(solver.picture(z, torch.randn_like(z), torch.zeros(3, dtype=torch.int64)), z)
 
 
 def test_guidance_and_the_grid() -> None:
-    solver = Solver.of(scheduler("epsilon"), 3.0)
-    assert solver.guided(torch.tensor(2.0), torch.tensor(1.0)) == 4
+    solver = Solver.of(scheduler("epsilon"), (3.0, 5.0))
+    ones = torch.ones(2, 1, 1, 1)
+    assert solver.guided(2 * ones, ones, torch.tensor([0.0, 0.5])).flatten().tolist() == [4, 5]
     assert solver.timesteps[[0, -1]].tolist() == [19, 999]
     assert solver.before(torch.tensor([19, 999])).tolist() == [0, 979]
     assert huber(torch.zeros(3), torch.zeros(3)) == 0
     assert huber(torch.zeros(3), torch.ones(3)) == pytest.approx(0.999, abs=1e-3)
-    with pytest.raises(UsageError, match=r"--guidance is 0\.5"):
-        Solver.of(scheduler("epsilon"), 0.5)
+    for impossible in ((0.5, 3.0), (3.0, 2.0)):
+        with pytest.raises(UsageError, match="it must rise, from 1"):
+            Solver.of(scheduler("epsilon"), impossible)
 
 
 @pytest.mark.parametrize("shape", ["tiny_checkpoint", "tiny_sd_checkpoint"])
