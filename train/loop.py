@@ -302,7 +302,7 @@ def _run(
     for means in steps(trainer, loss, label, log_every):
         if all(math.isfinite(value) for value in means.values()):
             rollbacks = 0
-            if sample is not None and trainer.config.sample_every and _passed(trainer, log_every):
+            if sample is not None and _sample_is_due(trainer, log_every):
                 trainer.swap()
                 sample(trainer.module, trainer.step)
                 trainer.swap()
@@ -319,9 +319,10 @@ def _run(
         print(f"{accident}; back to step {trainer.step}, with other random draws", file=sys.stderr)
 
 
-def _passed(trainer: Trainer, log_every: int) -> bool:
-    """Whether the last interval reached a multiple of `sample_every`."""
-    return trainer.step % trainer.config.sample_every < log_every
+def _sample_is_due(trainer: Trainer, log_every: int) -> bool:
+    """For the main process, whether the last interval reached a multiple of `sample_every`."""
+    every = trainer.config.sample_every
+    return bool(every) and trainer.accelerator.is_main_process and trainer.step % every < log_every
 
 
 def steps(trainer: Trainer, loss: Loss, label: str, log_every: int) -> Iterator[dict[str, float]]:

@@ -64,7 +64,7 @@ def student(config: StudentConfig) -> dict[str, Any]:
 
 
 def prune_config(teacher: Config, spec: StudentSpec) -> dict[str, Any]:
-    """The student's `UNet2DConditionModel` config. Raises UsageError where nothing would be left, or nothing removed."""
+    """The student's `UNet2DConditionModel` config. Raises UsageError where nothing would be left."""
     full, wanted = pairs(teacher), spec.pairs_per_stage
     wanted = (wanted,) * len(full) if isinstance(wanted, int) else wanted
     if len(wanted) != len(full):
