@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import is_tensorboard_available
+from accelerate.utils import DistributedType, is_tensorboard_available
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -272,13 +272,19 @@ def launch(config: LoopConfig, folder: Path) -> Accelerator:
     if config.tensorboard and not is_tensorboard_available():
         raise MissingBackend("--tensorboard needs tensorboardX; pip install 'kdc-edge[train]'")
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             mixed_precision=precision,
             log_with="tensorboard" if config.tensorboard else None,
             project_dir=folder if config.tensorboard else None,
         )
     except ValueError as error:
         raise UsageError(f"--precision {precision}: {error}") from None
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise UsageError(
+            f"{accelerator.distributed_type.value} divides the weights, which Muon and the averages need whole; "
+            "launch plain processes (DDP)"
+        )
+    return accelerator
 
 
 def check(config: LoopConfig, processes: int) -> None:
