@@ -4,7 +4,8 @@
 
 By the judge's text-image score and by the nearest neighbour in its image embedding, how often is the right emoji the best
 match among all without skin tone; on captions never trained on, how often is the skin tone right among the variants of the
-same emoji; and the same for the real pictures through the autoencoder: the ceiling.
+same emoji; and the same for the real pictures through the autoencoder: the ceiling. Beside them the kernel distance (KID) to
+the pictures asked for, on the features of the judge's image tower.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -83,18 +84,23 @@ def through_autoencoder(pipeline: "StableDiffusionPipeline", pictures: "Pictures
 def score(
     judge: "Judge", drawn: "NDArray[np.uint8]", asked: "NDArray[np.int64]", gallery: "Pictures"
 ) -> dict[str, Any]:
-    """Retrieval of the right emoji among the gallery, by text and by picture."""
+    """Retrieval of the right emoji among the gallery, by text and by picture; kernel distance to the pictures asked for."""
     from dataclasses import asdict
 
+    from torch.nn.functional import normalize
+
+    from kdc_edge.torch_ref.distances import kernel_distance
     from kdc_edge.torch_ref.judge import identical, retrieval
 
     classes = identical(gallery.pixels)
-    pictures = judge.pictures(drawn)
+    features, real = judge.features(drawn), judge.features(gallery.pixels)
+    pictures = normalize(features, dim=-1)
     by_text = pictures @ judge.texts([group[0] for group in gallery.captions]).T
-    by_picture = pictures @ judge.pictures(gallery.pixels).T
+    by_picture = pictures @ normalize(real, dim=-1).T
     return {
         "by_text": asdict(retrieval(by_text, asked, classes)),
         "by_picture": asdict(retrieval(by_picture, asked, classes)),
+        "kid": asdict(kernel_distance(features.numpy(), real.numpy()[asked])),
     }
 
 
@@ -129,6 +135,8 @@ def report(figures: dict[str, Any]) -> None:
         for what, (share, count) in shares(figures[name], figures["counts"]).items():
             low, high = wilson(share, count)
             print(f"{name:>9} {what:<16} {share:6.1%}  [{low:.1%}, {high:.1%}] of {count}", file=sys.stderr)
+        kid = figures[name]["kid"]
+        print(f"{name:>9} {'kid':<16} {kid['value']:6.4f}  [{kid['low']:.4f}, {kid['high']:.4f}]", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> None:

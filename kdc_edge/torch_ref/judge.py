@@ -30,7 +30,7 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class Judge:
-    """A CLIP in fp32 with its tokenizer; embeddings come out normalised."""
+    """A CLIP in fp32 with its tokenizer."""
 
     clip: CLIPModel
     tokenizer: CLIPTokenizer
@@ -41,14 +41,18 @@ class Judge:
         return cls(clip, CLIPTokenizer.from_pretrained(folder))
 
     def pictures(self, pixels: NDArray[np.uint8]) -> torch.Tensor:
-        """(N, H, W, 3) uint8 → (N, D)."""
+        """(N, H, W, 3) uint8 → (N, D), normalised."""
+        return F.normalize(self.features(pixels), dim=-1)
+
+    def features(self, pixels: NDArray[np.uint8]) -> torch.Tensor:
+        """(N, H, W, 3) uint8 → (N, D), as long as the image tower makes them."""
         x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.no_grad():
             found = [self.clip.get_image_features(pixel_values=part).pooler_output for part in x.split(BATCH)]
-        return F.normalize(torch.cat(found), dim=-1)
+        return torch.cat(found)
 
     def texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """N captions → (N, D)."""
+        """N captions → (N, D), normalised."""
         ids = self.tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
         with torch.no_grad():
             found = [self.clip.get_text_features(input_ids=part).pooler_output for part in ids.split(BATCH)]
