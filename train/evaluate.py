@@ -4,8 +4,8 @@
 
 By the judge's text-image score and by the nearest neighbour in its image embedding, how often is the right emoji the best
 match among all without skin tone; on captions never trained on, how often is the skin tone right among the variants of the
-same emoji; and the same for the real pictures through the autoencoder: the ceiling. Beside them the kernel distance (KID) to
-the pictures asked for, on the features of the judge's image tower.
+same emoji; and the same for the real pictures through the autoencoder: the ceiling. Beside them the kernel distance (KID) on
+the features of the judge's image tower, to the pictures that were not asked for: of those that were, each has its twin.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -84,7 +84,7 @@ def through_autoencoder(pipeline: "StableDiffusionPipeline", pictures: "Pictures
 def score(
     judge: "Judge", drawn: "NDArray[np.uint8]", asked: "NDArray[np.int64]", gallery: "Pictures"
 ) -> dict[str, Any]:
-    """Retrieval of the right emoji among the gallery, by text and by picture; kernel distance to the pictures asked for."""
+    """Retrieval of the right emoji among the gallery, by text and by picture; kernel distance to the others."""
     from dataclasses import asdict
 
     from torch.nn.functional import normalize
@@ -100,7 +100,7 @@ def score(
     return {
         "by_text": asdict(retrieval(by_text, asked, classes)),
         "by_picture": asdict(retrieval(by_picture, asked, classes)),
-        "kid": asdict(kernel_distance(features.numpy(), real.numpy()[asked])),
+        "kid": asdict(kernel_distance(features.numpy(), np.delete(real.numpy(), asked, axis=0))),
     }
 
 
