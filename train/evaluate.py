@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kdc_edge.torch_ref.judge import Judge
     from train.data import Pictures
 
+NOT_MEASURED = "not measured"
 CHOICE = 20_261  # seed of the fixed choice of captions
 
 
@@ -94,13 +95,14 @@ def score(
 
     classes = identical(gallery.pixels)
     features, real = judge.features(drawn), judge.features(gallery.pixels)
+    others = np.delete(real.numpy(), asked, axis=0)
     pictures = normalize(features, dim=-1)
     by_text = pictures @ judge.texts([group[0] for group in gallery.captions]).T
     by_picture = pictures @ normalize(real, dim=-1).T
     return {
         "by_text": asdict(retrieval(by_text, asked, classes)),
         "by_picture": asdict(retrieval(by_picture, asked, classes)),
-        "kid": asdict(kernel_distance(features.numpy(), np.delete(real.numpy(), asked, axis=0))),
+        "kid": asdict(kernel_distance(features.numpy(), others)) if min(len(drawn), len(others)) > 1 else NOT_MEASURED,
     }
 
 
@@ -136,7 +138,8 @@ def report(figures: dict[str, Any]) -> None:
             low, high = wilson(share, count)
             print(f"{name:>9} {what:<16} {share:6.1%}  [{low:.1%}, {high:.1%}] of {count}", file=sys.stderr)
         kid = figures[name]["kid"]
-        print(f"{name:>9} {'kid':<16} {kid['value']:6.4f}  [{kid['low']:.4f}, {kid['high']:.4f}]", file=sys.stderr)
+        seen = kid if kid == NOT_MEASURED else f"{kid['value']:6.4f}  [{kid['low']:.4f}, {kid['high']:.4f}]"
+        print(f"{name:>9} {'kid':<16} {seen}", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> None:
