@@ -20,6 +20,8 @@ from train.loop import Loss, Part
 from train.recipes import UNetConfig
 from train.rows import Rows
 
+SMALL_GRID = 16  # latents a side
+
 
 def build(config: UNetConfig, latent_channels: int, latent_size: int, text_width: int) -> UNet2DConditionModel:
     down = tuple("CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in config.attention)
@@ -39,8 +41,8 @@ def build(config: UNetConfig, latent_channels: int, latent_size: int, text_width
 
 
 def for_training(unet: UNet2DConditionModel, device: torch.device) -> UNet2DConditionModel:
-    """On `device`, with gradients; on a CPU with plain attention, faster to train there than the fused one."""
-    if device.type == "cpu":
+    """On `device`, with gradients; a small grid on a CPU attends plainly, which is faster there than the fused way."""
+    if device.type == "cpu" and unet.config.sample_size <= SMALL_GRID:
         unet.set_attn_processor(AttnProcessor())
     return unet.to(device).requires_grad_(True)
 
