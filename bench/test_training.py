@@ -36,13 +36,14 @@ from train.tokenizer import pad_ids, train_tokenizer
 
 WIDTH, TEXT, SIDE = 64, 96, 128  # of the U-Net's first stage, the text encoder and the pictures
 HEAD = 32  # channels; SD 1.5's heads have 40 to 160
+WIDTHS = (WIDTH, 2 * WIDTH, 4 * WIDTH, 4 * WIDTH)
 UNET = {
     "sample_size": SIDE // 8,
     "in_channels": 4,
     "out_channels": 4,
-    "block_out_channels": (WIDTH, 2 * WIDTH, 4 * WIDTH, 4 * WIDTH),
+    "block_out_channels": WIDTHS,
     "cross_attention_dim": TEXT,
-    "attention_head_dim": tuple(width // HEAD for width in (WIDTH, 2 * WIDTH, 4 * WIDTH, 4 * WIDTH)),  # diffusers: heads
+    "attention_head_dim": tuple(width // HEAD for width in WIDTHS),  # diffusers' name for the heads' number
     "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
     "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
 }
