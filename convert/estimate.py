@@ -7,17 +7,19 @@ and 1,371 MiB; the line is within 2 % of them). Each component is exported by a 
 import math
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from convert.schemes import Mixed, Scheme, Weights, calibrated, stored_bits
 from kdc_edge.checkpoint import Checkpoint, read_header, weight_files
 from kdc_edge.errors import ResourceError
 from kdc_edge.spec import FOLDERS
 
 BASE_MIB, FACTOR = 520, 4.1
-BYTES = {"fp32": 4, "fp16": 2}
+LARGEST = 4096  # columns of a layer whose correlations are measured together
+HESSIANS_BYTES = 2 << 30  # of the correlations that are measured at once
 SPARE_MIB = 64  # configs, golden vectors, the report
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
@@ -33,12 +35,24 @@ class Estimate:
         return {"memory_mib": self.memory_mib, "disk_mib": self.disk_mib, "by": "estimated"}
 
 
-def estimate(checkpoint: Checkpoint, components: Iterable[str], precision: str) -> Estimate:
+def estimate(checkpoint: Checkpoint, schemes: Mapping[str, Scheme]) -> Estimate:
     """Reads headers only."""
-    elements = {name: _elements(checkpoint.path / FOLDERS[name]) for name in components}
-    memory = {name: math.ceil(BASE_MIB + FACTOR * n * 4 / 2**20) for name, n in elements.items()}
-    disk = SPARE_MIB + math.ceil(sum(elements.values()) * BYTES[precision] / 2**20)
-    return Estimate(memory, disk)
+    shapes = {name: _shapes(checkpoint.path / FOLDERS[name]) for name in schemes}
+    elements = {name: sum(map(math.prod, found)) for name, found in shapes.items()}
+    memory = {
+        name: math.ceil(BASE_MIB + FACTOR * elements[name] * 4 / 2**20 + _rounding_mib(shapes[name], scheme))
+        for name, scheme in schemes.items()
+    }
+    disk = sum(elements[name] * stored_bits(scheme) / 8 for name, scheme in schemes.items())
+    return Estimate(memory, SPARE_MIB + math.ceil(disk / 2**20))
+
+
+def _rounding_mib(shapes: Iterable[Sequence[int]], scheme: Scheme) -> float:
+    """Of the correlations of inputs that rounding looks at."""
+    if not isinstance(scheme, Weights | Mixed) or not calibrated(scheme):
+        return 0
+    columns = (math.prod(shape[1:]) for shape in shapes if len(shape) > 1)
+    return min(HESSIANS_BYTES, sum(4 * k * min(k, LARGEST) for k in columns)) / 2**20
 
 
 def require(needed: Estimate, output: Path) -> None:
@@ -69,5 +83,5 @@ def available_mib() -> int | None:
     return (available if limit == "max" else min(available, int(limit))) // 2**20
 
 
-def _elements(folder: Path) -> int:
-    return sum(math.prod(t["shape"]) for path in weight_files(folder) for t in read_header(path).values())
+def _shapes(folder: Path) -> list[list[int]]:
+    return [tensor["shape"] for path in weight_files(folder) for tensor in read_header(path).values()]

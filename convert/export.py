@@ -9,11 +9,14 @@ the exporter are removed: the same weights give the same bytes.
 import hashlib
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from convert.calibration import Calls
 from convert.counters import Counters, count_file
+from convert.schemes import Dynamic, Mixed, Scheme, Static, Weights
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.ports import Ports, free_axes, zeros
 from kdc_edge.process import peak_mib
@@ -24,10 +27,14 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     import torch
 
+    from convert.weights import Plan
+
+Names = Sequence[str]
 OPSET = 18
 EXTERNAL_BYTES = 1_500_000_000  # a protobuf ends at 2 GB: above this, weights go to model.onnx.data beside it
 MODEL, EXTERNAL = "model.onnx", "model.onnx.data"
 PREFIX = "model."  # of the wrapped network's parameters
+PROBES = 4  # calls that a layer's sensitivity is measured on
 
 
 @dataclass(frozen=True)
@@ -40,21 +47,39 @@ class Exported:
     counters: Counters
 
 
-def export_component(checkpoint: Path, component: str, folder: Path, half: bool) -> Exported:
-    """Writes `folder`/model.onnx. `half` stores matrices and convolutions as fp16, each followed by a Cast to fp32."""
+def export_component(
+    checkpoint: Path, component: str, folder: Path, scheme: Scheme = None, calls: Calls | None = None, leave: Names = ()
+) -> Exported:
+    """Writes `folder`/model.onnx; `leave` are patterns of layers that are not made small."""
+    from convert.integers import quantise, split_shortcuts
+    from convert.storing import store
     from kdc_edge.torch_ref.networks import load_network
 
     start = time.perf_counter()
     opened = Checkpoint.open(checkpoint)
     ports = component_ports(opened, pipeline_spec(opened))[component]
     network = load_network(opened, component)
+    plan = _plan(network, scheme, calls, leave) if isinstance(scheme, Weights | Mixed) else {}
     model = _trace(network, ports, _tensors(ports, batch=2))
     weights = _name_weights(model.graph, network)
-    if half:
-        _store_half(model.graph, weights)
+    if isinstance(scheme, Static):
+        split_shortcuts(model.graph)
+    if isinstance(scheme, Weights | Mixed):
+        store(model, weights, plan)
     _save(model, folder / MODEL)
+    if isinstance(scheme, Static | Dynamic):
+        quantise(folder / MODEL, scheme, calls, leave)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return Exported(time.perf_counter() - start, peak_mib(), parameters, count_file(folder / MODEL))
+
+
+def _plan(network: "torch.nn.Module", scheme: Weights | Mixed, calls: Calls | None, leave: Names) -> "Plan":
+    from convert.mixed import mixed_plan
+    from convert.weights import plan
+
+    if isinstance(scheme, Mixed):
+        return mixed_plan(network, scheme, calls, calls.first(PROBES), leave)
+    return plan(network, scheme, () if calls is None else calls, leave)
 
 
 def _tensors(ports: Ports, batch: int) -> dict[str, "torch.Tensor"]:
@@ -134,28 +159,6 @@ def _digest(array: "np.ndarray") -> bytes:
     import numpy as np
 
     return hashlib.sha256(np.ascontiguousarray(array).data).digest()
-
-
-def _store_half(graph: "ir.Graph", weights: list[str]) -> None:
-    """Every weight of two or more dimensions → an fp16 one of the same name and a Cast, folded by runtimes at load."""
-    import numpy as np
-    import onnx_ir as ir
-
-    first = graph[0]
-    for name in weights:
-        wide = graph.initializers[name]
-        tensor = wide.const_value
-        if len(tensor.shape) < 2:
-            continue
-        del graph.initializers[name]
-        narrow = ir.Value(name=name, const_value=ir.tensor(tensor.numpy().astype(np.float16), name=name))
-        narrow.type, narrow.shape = ir.TensorType(ir.DataType.FLOAT16), wide.shape
-        cast = ir.node("Cast", [narrow], {"to": ir.DataType.FLOAT}, name=f"{name}.cast")
-        cast.outputs[0].name = wide.name = f"{name}.fp32"
-        cast.outputs[0].type, cast.outputs[0].shape = wide.type, wide.shape
-        ir.convenience.replace_all_uses_with(wide, cast.outputs[0])
-        graph.initializers.add(narrow)
-        graph.insert_before(first, cast)
 
 
 def _save(model: "ir.Model", path: Path) -> None:

@@ -3,32 +3,48 @@
     python -m convert.onnx --model assets/emoji-64/student -o runs/student/onnx    # half a minute on 2 cores
 
 Each component is exported by a process of its own, then answers the very calls PyTorch answered while making pictures;
-below its floor (SNR 90 dB at fp32, 50 dB at fp16) the conversion fails and leaves nothing. Golden vectors, the report
-and a model card are written into the bundle.
+below its floor (SNR 90 dB at fp32, 50 at fp16, 33 with 8-bit weights, 18 with int8 arithmetic) the conversion fails and
+leaves nothing. Golden vectors, the report and a model card are written into the bundle.
 
-`--precision fp16` stores weights as fp16 and computes in fp32: each weight is followed by a Cast that runtimes fold when
-they load, so the file is half as large and every operator has its kernel on any CPU.
+fp16, int8-weights, int4-weights and mixed store weights small and compute in fp32: runtimes restore the weights when they
+load, and every operator has its kernel on any CPU. int8 multiplies in int8. What is rounded to integers is calibrated on
+the model's own drawings of the prompts in --calibration.
 """
 
+import contextlib
 import importlib.util
+import shutil
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
 
-from convert import golden, parity, pictures
+from convert import calibration, golden, parity, pictures
 from convert.card import card
 from convert.estimate import Estimate, estimate, require
 from convert.export import EXTERNAL, MODEL, Exported, export_component
 from convert.layout import copy_configs, copy_tokenizer
 from convert.provenance import provenance
+from convert.schemes import (
+    PRECISIONS,
+    Mixed,
+    Precision,
+    Scheme,
+    calibrated,
+    described,
+    floor_db,
+    least_runtime,
+    session,
+)
 from kdc_edge import command, machine
 from kdc_edge.bundle import Bundle, seal
 from kdc_edge.checkpoint import Checkpoint
-from kdc_edge.errors import MissingBackend
+from kdc_edge.errors import GateError, MissingBackend, UsageError
 from kdc_edge.files import replace_dir, replace_file, write_json
 from kdc_edge.manifest import FORMAT, Component, Manifest, PipelineSpec, Requires, bundle_id
 from kdc_edge.pipeline import COMPONENTS
@@ -50,8 +66,16 @@ class OnnxConfig:
     """Checkpoint: a diffusers folder."""
     output_dir: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Bundle folder to write."""
-    precision: Literal["fp32", "fp16"] = "fp32"
-    """Numbers the weights are stored in; the arithmetic is fp32."""
+    precision: Precision = "fp32"
+    """How numbers are stored and, with int8, multiplied."""
+    calibration: Path | None = None
+    """Text file with a prompt on each line: what the model draws while it is calibrated. For whole-number precisions."""
+    calibration_prompts: int = 16
+    """Prompts of it that are drawn."""
+    exclude: tuple[str, ...] = ()
+    """Weights by name (patterns) or operators (Conv, MatMul, Gather) left at fp16, or, where int8 multiplies, at fp32."""
+    budget_mib: float | None = None
+    """MiB for the U-Net's weights, with --precision mixed."""
     components: tuple[ComponentName, ...] = ("text_encoder", "unet", "vae_decoder")
     """Components to convert; a bundle without all three makes no pictures."""
     sampler: Literal["euler", "ddim", "dpmpp_2m", "pndm", "lcm"] | None = None
@@ -62,23 +86,38 @@ class OnnxConfig:
     """Guidance the bundle suggests; 3 if not given, 1 for a consistency model."""
     name: str | None = None
     """Name of the bundle; the checkpoint folder's if not given."""
+    keep_failed: bool = False
+    """Keep what is below its floor beside the output, as NAME.failed."""
+    allow_drift: bool = False
+    """Write the bundle even so, with what was measured in its report."""
     force: bool = False
     """Replace an existing bundle."""
     dry_run: bool = False
     """Say what it would take, and stop."""
 
 
+@dataclass(frozen=True)
+class Job:
+    """A conversion whose every choice is made."""
+
+    config: OnnxConfig
+    checkpoint: Checkpoint
+    spec: PipelineSpec
+    schemes: Mapping[str, Scheme]
+    prompts: list[str]
+    """To calibrate on."""
+    needed: Estimate
+
+
 def convert(config: OnnxConfig) -> dict[str, Any]:
     """Convert a checkpoint to an ONNX bundle, checked against PyTorch."""
-    checkpoint = Checkpoint.open(config.model)
-    spec = pipeline_spec(checkpoint, steps=config.steps, guidance=config.guidance, sampler=config.sampler)
-    needed = estimate(checkpoint, config.components, config.precision)
-    require(needed, config.output_dir)
+    job = plan(config)
+    require(job.needed, config.output_dir)
     if config.dry_run:
-        return {"output_dir": str(config.output_dir), "estimate": needed.to_json(), "written": False}
+        return {"output_dir": str(config.output_dir), "estimate": job.needed.to_json(), "written": False}
     _require_tools()
-    with replace_dir(config.output_dir, config.force) as folder:
-        manifest, report = _build(checkpoint, spec, config, needed, folder)
+    with replace_dir(config.output_dir, config.force) as folder, _keeping(config, folder):
+        manifest, report = _build(job, folder)
     result = {
         "output_dir": str(config.output_dir),
         "id": bundle_id(manifest),
@@ -93,40 +132,81 @@ def main(argv: list[str] | None = None) -> None:
     command.run(convert, argv, prog="python -m convert.onnx", description=__doc__)
 
 
-def _build(
-    checkpoint: Checkpoint, spec: PipelineSpec, config: OnnxConfig, needed: Estimate, folder: Path
-) -> tuple[Manifest, dict[str, Any]]:
-    """Fills `folder`: what is copied, what is exported, then what checks it."""
-    copy_configs(checkpoint, folder, config.components)
-    copy_tokenizer(checkpoint, folder)
-    exported = _export(checkpoint, config, folder)
-    draft = _manifest(checkpoint, spec, config, exported, folder)
-    results, peak = _check(checkpoint, Bundle(folder, draft, bundle_id(draft)), config.precision)
-    requires = replace(draft.requires, memory_mib=peak)
-    manifest = seal(folder, replace(draft, requires=requires))
-    took = {name: {**asdict(done), "estimated_mib": needed.memory_mib[name]} for name, done in exported.items()}
-    report = {"format": 1, "machine": machine.describe(), "conversion": took, **results}
+def plan(config: OnnxConfig) -> Job:
+    """Raises UsageError for settings that do not go together."""
+    checkpoint = Checkpoint.open(config.model)
+    spec = pipeline_spec(checkpoint, steps=config.steps, guidance=config.guidance, sampler=config.sampler)
+    if (config.precision == "mixed") != (config.budget_mib is not None):
+        raise UsageError("--precision mixed and --budget-mib, the MiB for the U-Net's weights, go together")
+    schemes = {name: PRECISIONS[config.precision][name] for name in config.components}
+    if config.budget_mib is not None and "unet" in schemes:
+        schemes["unet"] = Mixed(config.budget_mib)
+    prompts = []
+    if any(calibrated(scheme) for scheme in schemes.values()):
+        what = f"--precision {config.precision}"
+        prompts = calibration.read_prompts(config.calibration, config.calibration_prompts, what)
+    return Job(config, checkpoint, spec, schemes, prompts, estimate(checkpoint, schemes))
+
+
+@contextlib.contextmanager
+def _keeping(config: OnnxConfig, folder: Path) -> Iterator[None]:
+    """With --keep-failed, what a gate refuses stays beside the output."""
+    try:
+        yield
+    except GateError as error:
+        if not config.keep_failed:
+            raise
+        failed = config.output_dir.with_name(f"{config.output_dir.name}.failed")
+        with replace_dir(failed, force=True) as kept:
+            shutil.copytree(folder, kept, dirs_exist_ok=True)
+        raise GateError(f"{error}, but for {failed}") from None
+
+
+def _build(job: Job, folder: Path) -> tuple[Manifest, dict[str, Any]]:
+    """Fills `folder`: what is copied, what is exported, then what checks it. Raises GateError when all is written."""
+    copy_configs(job.checkpoint, folder, job.config.components)
+    copy_tokenizer(job.checkpoint, folder)
+    with tempfile.TemporaryDirectory() as calls:
+        seen = _calibrate(job, Path(calls))
+        exported = _export(job, Path(calls), folder)
+    draft = _manifest(job, exported, seen, folder)
+    found = _check(job, Bundle(folder, draft, bundle_id(draft)))
+    manifest = seal(folder, replace(draft, requires=replace(draft.requires, memory_mib=found.memory_mib)))
+    took = {name: {**asdict(done), "estimated_mib": job.needed.memory_mib[name]} for name, done in exported.items()}
+    report = {"format": 1, "machine": machine.describe(), "conversion": took, **found.to_json()}
     write_json(folder / "report.json", report)
     replace_file(folder / "README.md", card(manifest, bundle_id(manifest), report).encode())
+    found.gate(job.config.allow_drift)
     return manifest, report
 
 
-def _export(checkpoint: Checkpoint, config: OnnxConfig, folder: Path) -> dict[str, Exported]:
+def _calibrate(job: Job, folder: Path) -> dict[str, Any] | None:
+    if not job.prompts:
+        return None
+    arguments = (job.checkpoint.path, job.spec, job.prompts, folder)
+    return in_own_process("calibrating", calibration.record, *arguments)
+
+
+def _export(job: Job, calls: Path, folder: Path) -> dict[str, Exported]:
     from tqdm import tqdm
 
-    half = config.precision == "fp16"
     done = {}
-    for name in tqdm(config.components, desc="exporting", unit="component", disable=None):
-        done[name] = in_own_process(name, export_component, checkpoint.path, name, folder / name, half)
+    for name in tqdm(job.config.components, desc="exporting", unit="component", disable=None):
+        seen = calibration.Calls(calls / name) if job.prompts else None
+        arguments = (job.checkpoint.path, name, folder / name, job.schemes[name], seen, job.config.exclude)
+        done[name] = in_own_process(name, export_component, *arguments)
     return done
 
 
-def _manifest(
-    checkpoint: Checkpoint, spec: PipelineSpec, config: OnnxConfig, exported: Mapping[str, Exported], folder: Path
-) -> Manifest:
+def _manifest(job: Job, exported: Mapping[str, Exported], seen: dict[str, Any] | None, folder: Path) -> Manifest:
     """The manifest before anything is hashed."""
-    ports = component_ports(checkpoint, spec)
-    components = {name: _component(name, ports[name], done, config, folder) for name, done in exported.items()}
+    config, ports = job.config, component_ports(job.checkpoint, job.spec)
+    components = {
+        name: _component(
+            name, ports[name], done, described(job.schemes[name], seen), session(job.schemes[name]), folder
+        )
+        for name, done in exported.items()
+    }
     return Manifest(
         format=FORMAT,
         name=config.model.resolve().name if config.name is None else config.name,
@@ -134,48 +214,66 @@ def _manifest(
         runtime="onnx",
         target="cpu",
         precision=config.precision,
-        pipeline=spec,
+        pipeline=job.spec,
         components=components,
         files={},
-        provenance=provenance(checkpoint, TOOLS),
-        requires=Requires(runtime="onnxruntime >= 1.18"),
+        provenance=provenance(job.checkpoint, TOOLS),
+        requires=Requires(runtime=f"onnxruntime >= {max(least_runtime(scheme) for scheme in job.schemes.values())}"),
     )
 
 
-def _component(name: str, ports: Ports, done: Exported, config: OnnxConfig, folder: Path) -> Component:
+def _component(
+    name: str, ports: Ports, done: Exported, quantization: dict[str, Any] | None, options: dict[str, Any], folder: Path
+) -> Component:
     files = tuple(f"{name}/{file}" for file in (MODEL, EXTERNAL) if (folder / name / file).exists())
-    half = {"weights": "float16", "compute": "float32", "method": "cast on load", "calibration": None}
-    quantization = half if config.precision == "fp16" else None
-    return Component(
-        files, ports.inputs, ports.outputs, done.parameters, quantization=quantization, **asdict(done.counters)
-    )
+    counters = asdict(done.counters)
+    both = {"quantization": quantization, "options": options}
+    return Component(files, ports.inputs, ports.outputs, done.parameters, **both, **counters)
 
 
-def _check(checkpoint: Checkpoint, bundle: Bundle, precision: str) -> tuple[dict[str, Any], int | None]:
-    """Parity of every component, then the pictures and golden vectors; the report's part and the memory a run took.
+@dataclass(frozen=True)
+class Found:
+    """What checking showed: parity of every component; of a whole model, golden runs of PyTorch and of the bundle."""
 
-    Raises GateError.
-    """
+    parity: list[parity.Parity]
+    reference: dict[str, np.ndarray]
+    converted: golden.Trajectory | None
+
+    @property
+    def memory_mib(self) -> int | None:
+        return None if self.converted is None else round(self.converted.peak_mib)
+
+    def to_json(self) -> dict[str, Any]:
+        compared = "not measured"
+        if self.converted is not None:
+            compared = pictures.compare(self.reference, self.converted.arrays)
+        return {"parity": {result.component: result.to_json() for result in self.parity}, "picture": compared}
+
+    def gate(self, allow_drift: bool) -> None:
+        """Raises GateError; `allow_drift` is for parity, a broken picture is never let through."""
+        if not allow_drift:
+            parity.gate(self.parity)
+        if self.converted is not None:
+            pictures.gate(golden.PROMPTS, self.reference["images"], self.converted.arrays["images"])
+
+
+def _check(job: Job, bundle: Bundle) -> Found:
+    """Asks every component what PyTorch was asked, then makes the golden pictures and writes their vectors."""
     from kdc_edge.torch_ref.runtime import open_runtime as open_reference
 
-    spec, tokenizer = (
-        bundle.manifest.pipeline,
-        Tokenizer.open(bundle.path / "tokenizer", bundle.manifest.pipeline.tokens),
-    )
-    reference = golden.run({name: open_reference(checkpoint, name) for name in COMPONENTS}, spec, tokenizer)
+    tokenizer = Tokenizer.open(bundle.path / "tokenizer", job.spec.tokens)
+    components = {name: open_reference(job.checkpoint, name) for name in COMPONENTS}
+    reference = golden.run(components, job.spec, tokenizer)
     results = []
     for name in bundle.manifest.components:
         runtime = open_runtime(bundle, name, "ort")
-        results.append(parity.check(name, reference.calls[name], runtime, parity.FLOORS[precision]))
+        results.append(parity.check(name, reference.calls[name], runtime, floor_db(job.schemes[name])))
         runtime.close()
-    parity.gate(results)
-    found: dict[str, Any] = {"parity": {result.component: result.to_json() for result in results}}
-    if set(bundle.manifest.components) != set(COMPONENTS):
-        return {**found, "picture": "not measured"}, None
+    if not all(result.finite for result in results) or set(bundle.manifest.components) != set(COMPONENTS):
+        return Found(results, reference.arrays, None)
     converted = in_own_process("making the golden pictures", golden.run_bundle, bundle, "ort")
-    pictures.gate(golden.PROMPTS, reference.arrays["images"], converted.arrays["images"])
-    golden.write(bundle.path, converted, golden.tolerances(converted, reference), spec, tokenizer)
-    return {**found, "picture": pictures.compare(reference.arrays, converted.arrays)}, round(converted.peak_mib)
+    golden.write(bundle.path, converted, golden.tolerances(converted, reference), job.spec, tokenizer)
+    return Found(results, reference.arrays, converted)
 
 
 def _say(result: dict[str, Any]) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 from kdc_edge.errors import GateError
 from kdc_edge.runtimes import Runtime
 
-FLOORS = {"fp32": 90.0, "fp16": 50.0}
 EQUAL_DB = 200.0  # what identical arrays get: past the resolution of fp32
 Arrays = Mapping[str, np.ndarray]
 
@@ -55,6 +54,10 @@ class Parity:
     def worst(self) -> float:
         """Smallest SNR; NaN if any is."""
         return float(np.min(self.db))
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.worst)
 
     @property
     def passed(self) -> bool:

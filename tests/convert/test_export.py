@@ -18,7 +18,7 @@ def test_large_weights_lie_beside_the_graph_and_a_second_export_has_the_same_byt
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in folders:
         folder.mkdir()
-        export.export_component(tiny_checkpoint, "vae_decoder", folder, half=False)
+        export.export_component(tiny_checkpoint, "vae_decoder", folder)
     for name in (export.MODEL, export.EXTERNAL):
         assert len({(folder / name).read_bytes() for folder in folders}) == 1
     latent = np.random.RandomState(0).standard_normal((2, 16, 8, 8)).astype(np.float32)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from convert import estimate, onnx, parity
+from convert import estimate, onnx
 from convert.onnx import main
-from kdc_edge import process
+from kdc_edge import Bundle, process
 from kdc_edge.errors import ResourceError
 from kdc_edge.files import replace_dir
 
@@ -125,11 +125,63 @@ def test_a_disk_that_fills_up_is_exit_4(copy: Path, tmp_path: Path, capsys, monk
 
 
 def test_below_its_floor_is_exit_1_with_both_numbers(copy: Path, tmp_path: Path, capsys, monkeypatch, in_this_process):
-    monkeypatch.setitem(parity.FLOORS, "fp32", 190.0)
+    monkeypatch.setattr(onnx, "floor_db", lambda _: 190.0)
     code, text = refused(capsys, tmp_path, "--components", "vae_decoder")
     assert code == 1
     assert "vae_decoder" in text
     assert "floor 190" in text
+
+
+def test_what_failed_can_be_kept_for_study(copy: Path, tmp_path: Path, capsys, monkeypatch, in_this_process):
+    monkeypatch.setattr(onnx, "floor_db", lambda _: 190.0)
+    arguments = ("--model", copy, "-o", tmp_path / "out", "--components", "vae_decoder")
+    assert convert(*arguments, "--keep-failed") == 1
+    assert "out.failed" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert not Bundle.open(tmp_path / "out.failed").report["parity"]["vae_decoder"]["passed"]
+
+
+def test_drift_can_be_accepted_and_is_on_record(copy: Path, tmp_path: Path, monkeypatch, in_this_process):
+    monkeypatch.setattr(onnx, "floor_db", lambda _: 190.0)
+    assert convert("--model", copy, "-o", tmp_path / "out", "--components", "vae_decoder", "--allow-drift") == 0
+    assert not Bundle.open(tmp_path / "out").report["parity"]["vae_decoder"]["passed"]
+
+
+def prompts(folder: Path, data: bytes) -> Path:
+    (folder / "model" / "prompts.txt").write_bytes(data)
+    return folder / "model" / "prompts.txt"
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-weights", "int4-weights"])
+def test_whole_numbers_want_prompts_to_calibrate_on(precision: str, copy: Path, tmp_path: Path, capsys):
+    code, text = refused(capsys, tmp_path, "--precision", precision)
+    assert code == 2
+    assert "--calibration FILE" in text
+
+
+@pytest.mark.parametrize(
+    ("data", "says"), [(b"\n \n", "has no prompt"), (b"\xff\xfe", "UTF-8"), (None, "No such file")]
+)
+def test_bad_calibration_prompts_are_exit_2(data: bytes | None, says: str, copy: Path, tmp_path: Path, capsys):
+    path = tmp_path / "nothing" if data is None else prompts(tmp_path, data)
+    code, text = refused(capsys, tmp_path, "--precision", "int8", "--calibration", path)
+    assert code == 2
+    assert says in text
+
+
+@pytest.mark.parametrize("arguments", [("--precision", "mixed"), ("--budget-mib", "3")])
+def test_mixed_precision_and_its_budget_go_together(arguments: tuple[str, ...], copy: Path, tmp_path: Path, capsys):
+    code, text = refused(capsys, tmp_path, *arguments)
+    assert code == 2
+    assert "go together" in text
+
+
+def test_a_budget_below_four_bits_says_what_they_take(copy: Path, tmp_path: Path, capsys, in_this_process):
+    path = prompts(tmp_path, b"red apple")
+    settings = ("--precision", "mixed", "--budget-mib", "0.01", "--calibration", path, "--components", "unet")
+    code, text = refused(capsys, tmp_path, *settings, "--steps", "1")
+    assert code == 2
+    assert "at 4 bits they take" in text
 
 
 def test_some_components_alone_are_checked_too(copy: Path, tmp_path: Path, capsys, in_this_process):

@@ -1,0 +1,122 @@
+"""What a component meets while its model draws: the inputs that quantisation is calibrated on.
+
+Every prompt is drawn by PyTorch in fp32 with the bundle's own sampler, steps and guidance. Of each drawing the U-Net's calls
+are kept at `TIMESTEPS` places of the trajectory, shifted from prompt to prompt so that all places are met. Calls go to
+disk as they are made and are read one at a time: memory does not grow with their number.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdc_edge import schema
+from kdc_edge.checkpoint import Checkpoint
+from kdc_edge.errors import UsageError
+from kdc_edge.manifest import PipelineSpec
+from kdc_edge.pipeline import COMPONENTS, Pipeline
+from kdc_edge.runtimes import Runtime
+from kdc_edge.tokenizer import Tokenizer
+
+TIMESTEPS = 4  # kept of every drawing
+SEED = 1_000_000  # drawings are seeded from here on, apart from the golden ones
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Recorded inputs of one component, in a folder."""
+
+    folder: Path
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        from safetensors.numpy import load_file
+
+        for path in sorted(self.folder.glob("*.safetensors")):
+            yield load_file(path)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.folder.glob("*.safetensors"))
+
+    def first(self, count: int) -> list[dict[str, np.ndarray]]:
+        """At most `count` of them, spread evenly."""
+        stride = max(1, len(self) // max(1, count))
+        return list(itertools.islice(self, 0, stride * count, stride))
+
+
+class Saver:
+    """A runtime that answers as another one does and saves the inputs of the calls that `keeps` says yes to."""
+
+    def __init__(self, runtime: Runtime, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self.runtime, self.ports, self.folder = runtime, runtime.ports, folder
+        self.saved = 0
+        self.keep = True
+
+    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        from safetensors.numpy import save_file
+
+        if self.keep:
+            arrays = {name: np.array(array, order="C") for name, array in inputs.items()}
+            save_file(arrays, self.folder / f"{self.saved:06}.safetensors")
+            self.saved += 1
+        return self.runtime(**inputs)
+
+    def close(self) -> None:
+        self.runtime.close()
+
+
+def read_prompts(path: Path | None, count: int, what: str) -> list[str]:
+    """The first `count` lines of a text file. Raises UsageError where there is none."""
+    if path is None:
+        raise UsageError(f"{what} is calibrated on what the model draws; --calibration FILE, a prompt on each line")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"--calibration {path}: {error}; a UTF-8 text file with a prompt on each line is wanted"
+        ) from None
+    prompts = [line.strip() for line in lines if line.strip()][:count]
+    if not prompts:
+        raise UsageError(f"--calibration {path} has no prompt; write one on each line")
+    return prompts
+
+
+def record(checkpoint: Path, spec: PipelineSpec, prompts: list[str], folder: Path) -> dict[str, Any]:
+    """Draws and saves into `folder`/COMPONENT; returns what the manifest says of it."""
+    from tqdm import tqdm
+
+    from kdc_edge.torch_ref.runtime import open_runtime
+
+    opened = Checkpoint.open(checkpoint)
+    savers = {name: Saver(open_runtime(opened, name), folder / name) for name in COMPONENTS}
+    tokenizer = Tokenizer.open(checkpoint / "tokenizer", spec.tokens)
+    with Pipeline(spec, tokenizer, dict[str, Runtime](savers)) as pipe:
+        for number, prompt in enumerate(tqdm(prompts, desc="calibrating", unit="prompt", disable=None)):
+            kept = places(number, spec.steps)
+            unet = savers["unet"]
+            unet.keep = 0 in kept
+            for frame in pipe.stream(prompt, seed=SEED + number):
+                unet.keep = frame.index + 1 in kept
+            frame.image()
+    return {"prompts": len(prompts), "calls": savers["unet"].saved, "sha256": digest(spec, prompts)}
+
+
+def places(number: int, steps: int) -> set[int]:
+    """The steps of drawing `number` that are kept."""
+    count = min(TIMESTEPS, steps)
+    return {(number + place * steps // count) % steps for place in range(count)}
+
+
+def digest(spec: PipelineSpec, prompts: list[str]) -> str:
+    """SHA-256 of what decides the calls, beside the checkpoint: prompts, seeds, sampler, steps and guidance."""
+    rules: Mapping[str, Any] = {
+        "prompts": prompts,
+        "seed": SEED,
+        "timesteps": TIMESTEPS,
+        "pipeline": schema.dump(replace(spec)),
+    }
+    return hashlib.sha256(schema.canonical(rules)).hexdigest()
