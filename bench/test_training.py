@@ -29,10 +29,10 @@ from train.data import load
 from train.diffusion import Cache, Latents
 from train.distill import distillation_loss
 from train.folders import assemble
-from train.loop import Trainer, seeded
 from train.recipes import STUDENTS, LoopConfig, LossWeights, PicturesConfig
 from train.student import build_student, cost, from_config
 from train.tokenizer import pad_ids, train_tokenizer
+from train.trainer import Trainer, seeded
 
 WIDTH, TEXT, SIDE = 64, 96, 128  # of the U-Net's first stage, the text encoder and the pictures
 HEAD = 32  # channels; SD 1.5's heads have 40 to 160

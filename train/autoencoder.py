@@ -13,8 +13,8 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train.loop import Loss, Part
 from train.recipes import AutoencoderConfig
+from train.trainer import Loss, Part
 
 BATCH = 256  # pictures of one call
 

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from train.captions import CaptionChoice
-from train.loop import Loss, Part
 from train.recipes import ContrastiveConfig
 from train.tokenizer import POSITIONS, pad_ids
+from train.trainer import Loss, Part
 
 
 def build(config: ContrastiveConfig, tokenizer: CLIPTokenizer, size: int) -> CLIPModel:

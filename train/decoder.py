@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from train.diffusion import Cache
-    from train.loop import Loss, Part
     from train.tiny_decoder import Teacher
+    from train.trainer import Loss, Part
 
 
 def decoder(config: DecoderConfig) -> dict[str, Any]:
@@ -30,7 +30,8 @@ def decoder(config: DecoderConfig) -> dict[str, Any]:
     from train import logbook, tiny_decoder
     from train.cache import cached
     from train.folders import assemble, load_pipeline, save_pipeline
-    from train.loop import fit, is_main, pick_device, seeded
+    from train.loop import fit, is_main, pick_device
+    from train.trainer import seeded
 
     refuse_existing(config.output_dir, config.force)
     checkpoint = Checkpoint.open(config.model)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train.captions import CaptionChoice
-from train.loop import Loss, Part
 from train.recipes import UNetConfig
 from train.rows import Rows
+from train.trainer import Loss, Part
 
 SMALL_GRID = 16  # latents a side
 

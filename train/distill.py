@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from train.diffusion import Cache
-    from train.loop import Loss, Part
+    from train.trainer import Loss, Part
 
 
 def distill(config: DistillConfig) -> dict[str, Any]:
@@ -32,8 +32,9 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     from train.cache import cached
     from train.drawing import sampler
     from train.folders import load_pipeline, save_pipeline, with_unet
-    from train.loop import fit, is_main, pick_device, seeded
+    from train.loop import fit, is_main, pick_device
     from train.student import build_student, describe
+    from train.trainer import seeded
 
     if config.init and config.fresh:
         raise UsageError("--init gives the weights to start from and --fresh wants none; drop one of them")

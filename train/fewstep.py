@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from train.consistency import Solver
     from train.diffusion import Cache
-    from train.loop import Loss, Part
+    from train.trainer import Loss, Part
 
 
 def fewstep(config: FewStepConfig) -> dict[str, Any]:

@@ -23,8 +23,9 @@ def train_judge(config: JudgeConfig) -> dict[str, Any]:
     from train import contrastive, logbook
     from train.data import load
     from train.folders import half
-    from train.loop import fit, is_main, pick_device, seeded
+    from train.loop import fit, is_main, pick_device
     from train.tokenizer import train_tokenizer
+    from train.trainer import seeded
 
     refuse_existing(config.output_dir, config.force)
     pictures = load(config.data, config.size)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from kdc_edge.machine import describe
-from train.loop import History
+from train.trainer import History
 
 
 def append(log: Path, title: str, settings: Mapping[str, Any], results: Mapping[str, Any]) -> None:

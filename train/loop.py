@@ -2,9 +2,7 @@
 
     accelerate launch --num_processes 2 -m train.distill …
 
-Hugging Face accelerate places, wraps and scales; this module says what a step is. The randomness of step `i` comes from a
-generator seeded with `(seed, i)`, and every process draws the whole batch and keeps its own rows: a run that was killed
-goes on exactly as if it had not been, and two processes learn what one would.
+Hugging Face accelerate places, wraps and scales; `train.trainer` says what a step is; this module runs steps to the end.
 """
 
 import contextlib
@@ -13,8 +11,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,49 +24,12 @@ from tqdm import tqdm
 
 from kdc_edge.errors import GateError, MissingBackend, UsageError
 from train import state
-from train.muon import Muon
 from train.recipes import LoopConfig
+from train.trainer import History, Loss, Trainer
 
 OUTSIDE = ("checkpointing", "tensorboard", "sample_every")  # settings that change nothing that is learned
 ROLLBACKS = 3  # in a row, then the run gives up
-
-
-@dataclass(frozen=True)
-class Part:
-    """The share of one step's batch that one process takes at a time."""
-
-    step: int
-    index: int
-    count: int
-    """Parts of the batch: processes times accumulated calls."""
-    generator: torch.Generator
-    """In the same state for every part of a step: each draws the whole batch and keeps `rows`."""
-    device: torch.device
-    average: Mapping[str, Tensor] = field(default_factory=dict)
-    """The averaged weights, by the names of the module's parameters."""
-
-    def rows(self, batch_size: int) -> slice:
-        size = batch_size // self.count
-        return slice(self.index * size, (self.index + 1) * size)
-
-
-Loss = Callable[[nn.Module, Part], Mapping[str, Tensor]]
 Sampler = Callable[[nn.Module, int], None]
-
-
-@dataclass
-class History:
-    """Mean loss terms per logged interval, and what the run cost."""
-
-    steps: list[int] = field(default_factory=list)
-    terms: dict[str, list[float]] = field(default_factory=dict)
-    seconds: float = 0.0
-    images: int = 0
-
-    def add(self, step: int, means: Mapping[str, float]) -> None:
-        self.steps.append(step)
-        for name, value in means.items():
-            self.terms.setdefault(name, []).append(value)
 
 
 def pick_device() -> torch.device:
@@ -79,148 +40,6 @@ def pick_device() -> torch.device:
 def is_main() -> bool:
     """Whether this process writes what all have learned."""
     return PartialState().is_main_process
-
-
-def generator_at(seed: int, step: int, attempt: int = 0) -> torch.Generator:
-    """The generator of one step: a function of these numbers alone."""
-    name = f"{seed}/{step}/{attempt}" if attempt else f"{seed}/{step}"
-    digest = hashlib.blake2b(name.encode(), digest_size=7).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
-
-
-def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
-    """What `build` returns, its random start a function of `seed` alone."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return build()
-
-
-def share_of_rate(step: int, config: LoopConfig) -> float:
-    """Of the learning rate, at a step."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    if config.schedule == "constant":
-        return 1.0
-    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def build_optimizers(params: Iterable[nn.Parameter], config: LoopConfig) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or for what has one dimension where Muon takes the rest."""
-    matrices, others = [], []
-    for param in params:
-        (matrices if config.optimizer == "muon" and param.ndim >= 2 else others).append(param)
-    rate, decay = config.learning_rate, config.weight_decay
-    found: list[torch.optim.Optimizer] = []
-    if others:
-        found.append(torch.optim.AdamW(others, lr=rate, weight_decay=decay, betas=(0.9, 0.99), fused=True))
-    if matrices:
-        found.append(Muon(matrices, lr=rate, weight_decay=decay))
-    return found
-
-
-class Trainer:
-    """Parameters, moments, averages and step of one run; `fit` drives it."""
-
-    def __init__(self, module: nn.Module, config: LoopConfig, key: str, accelerator: Accelerator) -> None:
-        self.module, self.config, self.key, self.accelerator = module, config, key, accelerator
-        self.params = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        self.optimizers = build_optimizers(self.params.values(), config)
-        self.network, *self.wrapped = accelerator.prepare(module, *self.optimizers)
-        self.average = {n: p.detach().clone() for n, p in self.params.items()} if config.ema else {}
-        self.step = self.attempt = 0
-        self.history = History()
-
-    def advance(self, loss: Loss) -> dict[str, Tensor]:
-        """One step; its loss terms and the norm of its gradient, not yet read from the device."""
-        config, accelerator = self.config, self.accelerator
-        sums: dict[str, Tensor] = {}
-        for call in range(config.accumulate):
-            part = Part(
-                step=self.step,
-                index=accelerator.process_index * config.accumulate + call,
-                count=accelerator.num_processes * config.accumulate,
-                generator=generator_at(config.seed, self.step, self.attempt),
-                device=accelerator.device,
-                average=self.average,
-            )
-            last = call == config.accumulate - 1
-            with contextlib.nullcontext() if last else accelerator.no_sync(self.network):
-                with accelerator.autocast():
-                    terms = loss(self.network, part)
-                accelerator.backward(torch.stack(list(terms.values())).sum() / config.accumulate)
-            sums = {n: sums.get(n, 0) + v.detach().float() / config.accumulate for n, v in terms.items()}
-        norm = accelerator.clip_grad_norm_(self.params.values(), config.clip or math.inf)
-        for optimizer in self.wrapped:
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * share_of_rate(self.step, config)
-            optimizer.step()
-            optimizer.zero_grad()
-        self.step += 1
-        if self.average:
-            # The early average forgets quickly, so that it never holds on to the random start.
-            weight = 1 - min(config.ema, (1 + self.step) / (10 + self.step))
-            torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.params.values()], weight)
-        # with a loss scale, a gradient that is not finite is skipped and is no accident
-        return sums if accelerator.scaler is not None else sums | {"norm": norm.detach().float()}
-
-    @torch.no_grad()
-    def swap(self) -> None:
-        """Exchange the weights and their averages."""
-        for name, value in self.average.items():
-            kept = self.params[name].clone()
-            self.params[name].copy_(value)
-            value.copy_(kept)
-
-    def finish(self) -> None:
-        """Leave the averaged weights in the module, without what was wrapped around it."""
-        self.swap()
-        self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
-        self.module.eval().requires_grad_(False)
-
-    def state_of(self, param: nn.Parameter) -> dict[str, Tensor]:
-        """The moments that `param`'s optimizer keeps."""
-        owner = next(o for o in self.optimizers if any(param is p for p in o.param_groups[0]["params"]))
-        return owner.state[param]
-
-    def save(self, path: Path) -> None:
-        """By the main process; the others have the same weights."""
-        if not self.accelerator.is_main_process:
-            return
-        tensors = {f"param/{n}": p for n, p in self.params.items()} | {f"ema/{n}": p for n, p in self.average.items()}
-        for name, param in self.params.items():
-            tensors |= {f"{moment}/{name}": value for moment, value in self.state_of(param).items()}
-        about = {"key": self.key, "step": str(self.step), "attempt": str(self.attempt)}
-        state.save(path, tensors, about | {"history": json.dumps(asdict(self.history))})
-
-    @torch.no_grad()
-    def load(self, path: Path) -> bool:
-        """Whether there was a state to go on from. Raises UsageError for one of another run."""
-        self.accelerator.wait_for_everyone()
-        found = state.load(path)
-        if found is None:
-            return False
-        tensors, about = found
-        if about["key"] != self.key:
-            raise UsageError(
-                f"{path} belongs to a run with other settings or data; choose another --run-dir or delete it"
-            )
-        moments: dict[str, dict[str, Tensor]] = {}
-        for entry, value in tensors.items():
-            kind, name = entry.split("/", 1)
-            if kind == "param":
-                self.params[name].copy_(value)
-            elif kind == "ema":
-                self.average[name].copy_(value)
-            else:
-                moments.setdefault(name, {})[kind] = value.to(self.params[name].device)
-        for name, param in self.params.items():
-            kept = self.state_of(param)
-            kept.clear()
-            kept.update(moments.get(name, {}))
-        self.step, self.attempt = int(about["step"]), int(about["attempt"])
-        self.history = History(**json.loads(about["history"]))
-        return True
 
 
 def fit(

@@ -17,9 +17,9 @@ from torch import Tensor
 from kdc_edge.errors import UsageError
 from train import diffusion
 from train.cache import cached
-from train.loop import Part, generator_at, seeded
 from train.recipes import PicturesConfig, StudentSpec
 from train.student import Config, build_student, cost, pairs
+from train.trainer import Part, generator_at, seeded
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel

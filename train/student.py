@@ -225,7 +225,7 @@ def _save(
 ) -> dict[str, Any]:
     from kdc_edge.checkpoint import Checkpoint, CheckpointInfo
     from train.folders import save_pipeline, with_unet
-    from train.loop import seeded
+    from train.trainer import seeded
 
     info = CheckpointInfo(
         format=1,

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
     from train.data import Pictures
-    from train.loop import History, Loss, Sampler
+    from train.loop import Sampler
+    from train.trainer import History, Loss
 
 
 def train_teacher(config: TeacherConfig) -> dict[str, Any]:
@@ -89,7 +90,7 @@ class Run:
 
     def autoencoder(self) -> "AutoencoderTiny":
         from train import autoencoder
-        from train.loop import seeded
+        from train.trainer import seeded
 
         settings, loop = self.recipe.autoencoder, self.recipe.autoencoder_loop
         vae = seeded(loop.seed, lambda: autoencoder.build(settings)).to(self.device)
@@ -104,7 +105,7 @@ class Run:
 
     def text_encoder(self, tokenizer: "CLIPTokenizer") -> "CLIPTextModel":
         from train import contrastive
-        from train.loop import seeded
+        from train.trainer import seeded
 
         settings, loop = self.recipe.text, self.recipe.text_loop
         clip = seeded(loop.seed, lambda: contrastive.build(settings, tokenizer, self.recipe.size)).to(self.device)
@@ -125,7 +126,7 @@ class Run:
         from train.cache import cached
         from train.drawing import sampler
         from train.folders import assemble
-        from train.loop import seeded
+        from train.trainer import seeded
 
         loop = self.recipe.unet_loop
         side = self.recipe.size // 2 ** (len(vae.config.encoder_block_out_channels) - 1)

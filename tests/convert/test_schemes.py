@@ -27,7 +27,7 @@ SCHEMES: dict[Scheme, float] = {  # most bytes of weights a parameter
     Weights(8): 1.4,
     Weights(4, 32): 1.2,
     Static(): 1.4,
-    Dynamic(): 1.4,
+    Dynamic(): 1.8,
     Mixed(0.04): 1.6,
 }
 PAIRS = [("text_encoder", scheme) for scheme in SCHEMES if scheme != Static()]

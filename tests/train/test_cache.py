@@ -14,10 +14,10 @@ from train import autoencoder, cache
 from train.cache import cached
 from train.data import load
 from train.folders import load_pipeline
-from train.loop import Part, generator_at
 from train.recipes import PicturesConfig
 from train.rows import Stored
 from train.tokenizer import pad_ids
+from train.trainer import Part, generator_at
 
 
 @pytest.fixture

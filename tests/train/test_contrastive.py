@@ -3,7 +3,7 @@
 import pytest
 
 from train.contrastive import draw
-from train.loop import generator_at
+from train.trainer import generator_at
 
 
 @pytest.mark.parametrize("neighbours", [1, 8])

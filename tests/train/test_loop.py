@@ -16,6 +16,7 @@ from typing import Literal
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -23,8 +24,9 @@ from kdc_edge.errors import BundleError, GateError, MissingBackend, ResourceErro
 from kdc_edge.files import locked
 from train import loop
 from train import state as state_module
-from train.loop import Part, fit, generator_at, seeded, share_of_rate
+from train.loop import fit
 from train.recipes import LoopConfig
+from train.trainer import Part, generator_at, seeded, share_of_rate
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = [
@@ -65,7 +67,7 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path: Path, optimizer: Literal["
             return plain(network, part)
         t.regression = slowly
         from torch import nn
-        network = loop.seeded(0, lambda: nn.Linear(4, 1))
+        network = t.seeded(0, lambda: nn.Linear(4, 1))
         config = t.replace(t.CONFIG, optimizer={optimizer!r})
         loop.fit(network, t.regression, config, Path({str(tmp_path / "killed.safetensors")!r}),
                  key={{"run": "a"}}, label="test", save_every=0, log_every=1)
@@ -231,6 +233,13 @@ def test_tensorboard_gets_every_term(tmp_path: Path) -> None:
     train(tmp_path / "state.safetensors", replace(CONFIG, tensorboard=True), log_every=10)
     (events,) = tmp_path.rglob("events.out.tfevents.*")
     assert b"mse" in events.read_bytes() and b"images_per_s" in events.read_bytes()
+
+
+def test_a_launch_that_divides_the_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    divided = SimpleNamespace(distributed_type=DistributedType.FSDP)
+    monkeypatch.setattr(loop, "Accelerator", lambda **_: divided)
+    with pytest.raises(UsageError, match="launch plain processes"):
+        train(tmp_path / "state.safetensors")
 
 
 def test_tensorboard_is_asked_for_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
