@@ -95,7 +95,9 @@ def differences(a: Card, b: Card, across: Sequence[str] = ()) -> list[str]:
     """What keeps two cards from being compared: every rule that differs and is not in `across`."""
     rules = {"prompts": (a.prompts_hash, b.prompts_hash), "count": (a.count, b.count)}
     rules |= {name: (getattr(a.how, name), getattr(b.how, name)) for name in ("seed", "sampler", "steps", "guidance")}
-    found = [f"{name}: {x} against {y}" for name, (x, y) in rules.items() if x != y and name not in across]
+    found = [
+        f"{name}: {_short(x)} against {_short(y)}" for name, (x, y) in rules.items() if x != y and name not in across
+    ]
     for name in a.numbers:
         if name in b.numbers:
             x, y = a.numbers[name], b.numbers[name]
@@ -144,18 +146,22 @@ def _cell(card: Card, name: str) -> str:
 def _notes(cards: Sequence[Card]) -> list[str]:
     first = cards[0]
     notes = [f"{first.count} prompts ({first.prompts_hash[:12]}), seeds from {first.how.seed}; 95 % intervals."]
+    rests: dict[str, list[str]] = {}
     for name in dict.fromkeys(name for card in cards for name in card.numbers):
         number = next(card.numbers[name] for card in cards if name in card.numbers)
-        basis = number.basis
-        against = f", against {basis.reference} ({basis.reference_hash[:12]})" if basis.reference else ""
-        by = basis.extractor + (f" ({basis.extractor_hash[:12]})" if basis.extractor_hash else "")
-        notes.append(
-            f"{name.replace('_', ' ')}: {by}; {basis.resize}{against}; {number.count} pictures; {number.interval}."
-        )
+        rests.setdefault(_rest(number), []).append(name.replace("_", " "))
+    notes += [f"{', '.join(names)}: {rest}." for rest, names in rests.items()]
     for card in cards:
         notes += [f"{card.model}: {name} {NOT_MEASURED}: {why}." for name, why in card.not_measured.items()]
         notes += [f"{card.model}: {card.skipped} pictures could not be read and were left out."] if card.skipped else []
     return [f"- {note}" for note in notes]
+
+
+def _rest(number: Number) -> str:
+    basis = number.basis
+    by = basis.extractor + (f" ({basis.extractor_hash[:12]})" if basis.extractor_hash else "")
+    against = f", against {basis.reference} ({basis.reference_hash[:12]})" if basis.reference else ""
+    return f"{by}; {basis.resize}{against}; {number.count} pictures; {number.interval}"
 
 
 def _short(value: object) -> str:

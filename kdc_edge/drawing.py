@@ -68,6 +68,7 @@ class Drawings:
     """`drawings.json`."""
 
     format: int
+    name: str
     model: str
     """Id of the bundle or checkpoint."""
     kind: str
@@ -97,12 +98,12 @@ class Part:
 ALONE = Part()
 
 
-def plan(model: str, kind: str, runtime: str, how: How, prompts: PromptSet) -> Drawings:
+def plan(name: str, model: str, kind: str, runtime: str, how: How, prompts: PromptSet) -> Drawings:
     """What is to be drawn. Raises UsageError where seeds run out."""
     if not 0 <= how.seed <= SEEDS - len(prompts.prompts):
         raise UsageError(f"seed is {how.seed}, must be from 0 to {SEEDS - len(prompts.prompts)} for this many pictures")
     pictures = tuple(Drawn(f"{i:06}.png", text, how.seed + i) for i, text in enumerate(prompts.prompts))
-    return Drawings(FORMAT, model, kind, runtime, how, prompts.name, prompts.hash, pictures)
+    return Drawings(FORMAT, name, model, kind, runtime, how, prompts.name, prompts.hash, pictures)
 
 
 def draw_all(pipe: Pipeline, wanted: Drawings, folder: Path, batch: int, part: Part = ALONE) -> None:

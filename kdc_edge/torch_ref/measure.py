@@ -131,10 +131,12 @@ def look(bench: Bench, subject: Subject, prompts: PromptSet, seed: int) -> tuple
     pictures = subject.draw(wanted, folder / "pictures", bench.part)
     paths = [pictures / drawn.file for drawn in wanted.pictures]
     wanted_by = {e.hash: e for e in (bench.networks.images, bench.networks.features)}
+    # pictures of one's own may change between two runs; those drawn here do not
+    content = None if subject.pipeline is not None else reference.digest_of([p for p in paths if p.exists()])
     found = {}
     for extractor in wanted_by.values():
         reading = Reading(bench.quality.size, bench.quality.skip_bad)
-        name = extractors.key(extractor, bench.quality.size)
+        name = extractors.key(extractor, [bench.quality.size, content])
         parts = extractors.stream(extractor, paths, reading, folder / "features" / name, bench.part)
         found[extractor.hash] = extractors.gather(parts)
     images, features = (found[e.hash] for e in (bench.networks.images, bench.networks.features))
@@ -151,11 +153,11 @@ def work_folder(quality: Quality, wanted: Drawings) -> Path:
 
 
 def clear(bench: Bench, seen: list[Seen]) -> None:
-    """Remove drawings and features; with --keep the drawings stay."""
-    for one in seen:
+    """Remove features and what was drawn; with --keep the drawings stay, and pictures of one's own always do."""
+    for one in seen if bench.part.first else ():
         folder = work_folder(bench.quality, one.drawings)
-        if bench.part.first and one.subject.pipeline is not None:
-            shutil.rmtree(folder / "features" if bench.quality.keep else folder, ignore_errors=True)
+        kept = bench.quality.keep or one.subject.pipeline is None
+        shutil.rmtree(folder / "features" if kept else folder, ignore_errors=True)
 
 
 def against(bench: Bench, seen: list[Seen], runtime: str, options: Options) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from kdc_edge.torch_ref import weights
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of pictures in [-1, 1]
 EPS = 1e-8
+WINDOW = 11  # pixels, of SSIM
 
 
 def _conv(into: int, out: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
@@ -106,13 +107,15 @@ def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def ssim(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """(B, H, W, 3) twice → (B,); Gaussian window of sigma 1.5, 11 pixels wide (Wang et al. 2004), by torchmetrics."""
+    """(B, H, W, 3) twice → (B,); Gaussian window of sigma 1.5, 11 pixels wide, where it fits (Wang et al. 2004)."""
     try:
         from torchmetrics.functional.image import structural_similarity_index_measure
     except ImportError as error:
         raise MissingBackend("torchmetrics is not installed: pip install 'kdc-edge[quality]'") from error
     pair = (_tensor(pictures).double() for pictures in (a, b))
-    return structural_similarity_index_measure(*pair, reduction="none", data_range=1.0).numpy()
+    _, full = structural_similarity_index_measure(*pair, reduction="none", data_range=1.0, return_full_image=True)
+    inside = slice(WINDOW // 2, -(WINDOW // 2))  # torchmetrics' own mean takes the mirrored border in
+    return full[..., inside, inside].mean((1, 2, 3)).numpy()
 
 
 def _tensor(pictures: NDArray[np.uint8]) -> Tensor:

@@ -36,7 +36,7 @@ class Subject:
         """Any of the kinds. Raises BundleError, UsageError."""
         if (path / drawing.INDEX).exists():
             known = drawing.read(path)
-            return cls(path, path.name, known.kind, known.model, known.runtime, None)
+            return cls(path, known.name, known.kind, known.model, known.runtime, None)
         if path.is_dir() and not any((path / name).exists() for name in ("manifest.json", "model_index.json")):
             return cls(path, path.name, "pictures", digest_of(listing(path)), UNKNOWN, None)
         found = open_any(path)
@@ -53,7 +53,7 @@ class Subject:
         if self.pipeline is None:
             return self._drawn(prompts, seed)
         how = How.of(self.pipeline, seed, quality.sampler, quality.steps, quality.guidance)
-        return drawing.plan(self.id, self.kind, self.runtime, how, prompts)
+        return drawing.plan(self.name, self.id, self.kind, self.runtime, how, prompts)
 
     def _drawn(self, prompts: PromptSet, seed: int) -> Drawings:
         if (self.path / drawing.INDEX).exists():
@@ -73,7 +73,9 @@ class Subject:
             Drawn(str(file.relative_to(self.path)), text, seed + i) for i, (file, text) in enumerate(pairs)
         )
         how = How(seed, UNKNOWN, 0, 0.0)
-        return Drawings(drawing.FORMAT, self.id, self.kind, self.runtime, how, prompts.name, prompts.hash, pictures)
+        return Drawings(
+            drawing.FORMAT, self.name, self.id, self.kind, self.runtime, how, prompts.name, prompts.hash, pictures
+        )
 
     def draw(self, wanted: Drawings, folder: Path, part: Part) -> Path:
         """The folder with the pictures: its own, or `folder` after drawing what is not there."""
