@@ -16,7 +16,9 @@ import tyro
 
 from kdc_edge import cards as metric_cards
 from kdc_edge import schema
+from kdc_edge.bundle import Bundle
 from kdc_edge.errors import MissingBackend, UsageError
+from kdc_edge.files import write_json
 from kdc_edge.quality import Quality
 from kdc_edge.runtimes import Options
 
@@ -34,6 +36,8 @@ class QualityConfig:
     """Of the runtime; its own choice if not given."""
     allow_fallback: bool = False
     """Go on where the provider asked for cannot be used."""
+    record: bool = False
+    """Write the cards into the bundle's report.json, too, which bench run's records take them from."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,15 @@ def quality(config: QualityConfig) -> dict[str, Any]:
         from kdc_edge.torch_ref.measured import conclude, measure
     except ModuleNotFoundError as error:
         raise MissingBackend(f"{error.name} is not installed, and judges: pip install 'kdc-edge[quality]'") from error
+    if config.record:
+        Bundle.open(config.bundle)  # refused before hours of work
     options = Options(config.threads, config.provider, config.allow_fallback)
     found = measure(config.bundle, config.quality, config.runtime, options)
+    data = schema.dump(found)
+    if config.record:
+        write_json(config.bundle / "report.json", {**Bundle.open(config.bundle).report, "quality": data})
     conclude(found.verdict)
-    return schema.dump(found)
+    return data
 
 
 def cards(config: CardsConfig) -> dict[str, Any]:

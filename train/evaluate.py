@@ -90,7 +90,7 @@ def ceilings(config: EvaluateConfig, bench: "Bench", subject: "Subject", seen: l
         decoded = decode(vae, encode(vae, torch.from_numpy(real).permute(0, 3, 1, 2).contiguous()))
         through = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
         images = networks.images(list(through))
-        features = images if networks.features is networks.images else networks.features(list(through))
+        features = images if networks.features.hash == networks.images.hash else networks.features(list(through))
         sample = replace(one.sample, numbers=np.arange(len(rows)), images=images, features=features, folder=None)
         measured = figures.all_of(bench.quality, networks, sample, known, bench.reference(sample.prompts))
         basis = Basis("pixels", "", "none", f"{known.name}, those asked for", known.gallery.select(rows).digest())

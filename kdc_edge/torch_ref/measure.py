@@ -7,7 +7,7 @@ stay in the run folder until the cards are written, so that a run that was kille
 import hashlib
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class Bench:
         lpips = None
         if quality.lpips is not None and quality.lpips_weights is not None:
             lpips = perceptual.Lpips.open(quality.lpips, quality.lpips_weights)
+        images, features = (sized(extractor, quality.size) for extractor in (images, features))
         bench = cls(quality, Networks(judge, images, features), sets, lpips, part)
         if any(s.rows for s in sets):
             bench.gallery = Gallery.open(quality.data, quality.size or GALLERY_SIZE)
@@ -96,6 +97,15 @@ class Bench:
             return None
         reading = Reading(quality.size, quality.skip_bad)
         return reference.of_folder(extractor, quality.reference, reading, self.cache, self.part)
+
+
+def sized(extractor: Extractor, size: int | None) -> Extractor:
+    """Its resize rule, told from the first resizing on."""
+    return extractor if size is None else replace(extractor, resize=f"{_crop(size)}; then {extractor.resize}")
+
+
+def _crop(size: int | None) -> str:
+    return "none" if size is None else f"centre crop, Lanczos to {size}"
 
 
 @dataclass(frozen=True)
@@ -154,6 +164,7 @@ def work_folder(quality: Quality, wanted: Drawings) -> Path:
 
 def clear(bench: Bench, seen: list[Seen]) -> None:
     """Remove features and what was drawn; with --keep the drawings stay, and pictures of one's own always do."""
+    bench.part.wait()  # others may still read
     for one in seen if bench.part.first else ():
         folder = work_folder(bench.quality, one.drawings)
         kept = bench.quality.keep or one.subject.pipeline is None
@@ -179,6 +190,8 @@ def against(bench: Bench, seen: list[Seen], runtime: str, options: Options) -> d
             changes += changes_of(bench, mine.sample, samples)
     clear(bench, theirs + extra)
     other.close()
+    if not bench.part.first:
+        return {}
     if not changes:
         raise UsageError("--against decides by fid and clip, and --metrics leaves both out")
     return {
@@ -220,8 +233,13 @@ def pair_figures(bench: Bench, mine: Seen, other: Seen) -> None:
         if measure is None or not bench.quality.wants(name):  # type: ignore[arg-type]
             continue
         extractor, digest = ("pixels", "") if bench.lpips is None or name != "lpips" else _lpips(bench.lpips)
-        size = "none" if bench.quality.size is None else f"centre crop, Lanczos to {bench.quality.size}"
-        basis = Basis(extractor, digest, size, f"{other.subject.name}, same prompts and noise", other.subject.id)
+        basis = Basis(
+            extractor,
+            digest,
+            _crop(bench.quality.size),
+            f"{other.subject.name}, same prompts and noise",
+            other.subject.id,
+        )
         pairs = _pairs(bench.quality, mine_sample, mine.drawings, other_sample, other.drawings)
         numbers[name] = figures.paired(name, measure, pairs, basis)
 

@@ -154,3 +154,13 @@ def test_cards_side_by_side(config: QualityConfig, tmp_path: Path, capsys) -> No
     assert text.count("| clip ↑ |") == 2 and "1 ddim steps" in text and "2 ddim steps" in text
     with pytest.raises(UsageError, match="no cards"):
         cards(CardsConfig(()))
+
+
+def test_the_card_goes_into_the_report_and_from_there_into_records(config: QualityConfig, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(config.bundle, tmp_path / "copy"))
+    before = Bundle.open(bundle)
+    found = quality(replace(with_quality(config, prompts=("generalisation",)), bundle=bundle, record=True))
+    after = Bundle.open(bundle)
+    assert after.report == {**before.report, "quality": found} and after.id == before.id
+    with pytest.raises(BundleError, match="manifest"):
+        quality(replace(config, bundle=config.quality.data, record=True))
