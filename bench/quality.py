@@ -76,7 +76,9 @@ def cards(config: CardsConfig) -> dict[str, Any]:
     by_set: dict[str, list[metric_cards.Card]] = {}
     for path in config.files:
         for card in metric_cards.read(path).cards:
-            by_set.setdefault(card.prompts, []).append(card)
+            alike = by_set.setdefault(card.prompts, [])
+            if card.kind != metric_cards.CEILING or all(card.numbers != other.numbers for other in alike):
+                alike.append(card)  # models of one autoencoder have one ceiling
     for alike in by_set.values():
         metric_cards.require_alike(alike, config.across)
     text = "\n".join(metric_cards.table(alike) for alike in by_set.values())

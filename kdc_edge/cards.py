@@ -16,6 +16,8 @@ from kdc_edge.files import read_json, write_json
 FORMAT = 1
 ACROSS = ("seed", "sampler", "steps", "guidance", "count")  # what may differ where that is asked for
 NOT_MEASURED = "not measured"
+CEILING = "autoencoder"  # the kind of a card of real pictures, encoded and decoded
+UNKNOWN = "drawn elsewhere"
 
 
 @dataclass(frozen=True)
@@ -120,14 +122,17 @@ def require_alike(cards: Sequence[Card], across: Sequence[str] = ()) -> None:
 def table(cards: Sequence[Card]) -> str:
     """Markdown, a column a card: value and 95 % interval; below it what the numbers rest on."""
     names = list(dict.fromkeys(name for card in cards for name in (*card.numbers, *card.not_measured)))
-    heads = [f"{card.model}, {_way(card.how)}" for card in cards]
+    heads = [_head(card) for card in cards]
     lines = [f"| {cards[0].prompts} | {' | '.join(heads)} |", "|---" * (len(cards) + 1) + "|"]
     lines += [f"| {_label(name, cards)} | {' | '.join(_cell(card, name) for card in cards)} |" for name in names]
     return "\n".join([*lines, "", *_notes(cards)]) + "\n"
 
 
-def _way(how: How) -> str:
-    return f"{how.steps} {how.sampler} steps, guidance {how.guidance:g}"
+def _head(card: Card) -> str:
+    if card.kind == CEILING:
+        return card.model
+    way = f"{card.how.steps} {card.how.sampler} steps, guidance {card.how.guidance:g}" if card.how.steps else UNKNOWN
+    return f"{card.model}, {way}"
 
 
 def _label(name: str, cards: Sequence[Card]) -> str:

@@ -113,12 +113,12 @@ def draw_all(pipe: Pipeline, wanted: Drawings, folder: Path, batch: int, part: P
         raise UsageError(f"{folder} holds other drawings; choose another folder, or remove it")
     if part.first:
         write_json(folder / INDEX, schema.dump(wanted))
-    todo = [i for i, drawn in enumerate(wanted.pictures) if not (folder / drawn.file).exists()]
+    missing = [i for i, drawn in enumerate(wanted.pictures) if not (folder / drawn.file).exists()]
     part.wait()  # so that all share out the same work
-    starts = [range(i, min(i + batch, len(todo))) for i in range(0, len(todo), batch)]
-    with tqdm(total=len(todo), desc="pictures", unit="picture", disable=None if part.first else True) as bar:
+    starts = [range(i, min(i + batch, len(missing))) for i in range(0, len(missing), batch)]
+    with tqdm(total=len(missing), desc="pictures", unit="picture", disable=None if part.first else True) as bar:
         for span in part.of(starts):
-            drawn = [wanted.pictures[todo[i]] for i in span]
+            drawn = [wanted.pictures[missing[i]] for i in span]
             images = draw(pipe, [d.prompt for d in drawn], [d.seed for d in drawn], wanted.how)
             for picture, image in zip(drawn, images, strict=True):
                 _save(folder / picture.file, image, picture)

@@ -70,7 +70,7 @@ def ceilings(config: EvaluateConfig, bench: "Bench", subject: "Subject", seen: l
     import numpy as np
     import torch
 
-    from kdc_edge.cards import Basis
+    from kdc_edge.cards import CEILING, Basis
     from kdc_edge.checkpoint import Checkpoint
     from kdc_edge.torch_ref import figures
     from kdc_edge.torch_ref.networks import load_model
@@ -95,7 +95,7 @@ def ceilings(config: EvaluateConfig, bench: "Bench", subject: "Subject", seen: l
         measured = figures.all_of(bench.quality, networks, sample, known, bench.reference(sample.prompts))
         basis = Basis("pixels", "", "none", f"{known.name}, those asked for", known.gallery.select(rows).digest())
         numbers = measured.numbers | {"vae_psnr": figures.mean(psnr(real, through), "higher", basis)}
-        card = replace(one.card, model=f"{subject.name}'s autoencoder", kind="autoencoder", skipped=0)
+        card = replace(one.card, model=f"{subject.name}'s autoencoder", kind=CEILING, skipped=0)
         found.append(replace(card, numbers=numbers, not_measured=measured.not_measured))
     return found
 

@@ -103,7 +103,12 @@ def distances(figures: Figures, networks: Networks, sample: Sample, reference: R
     quality, count = figures.quality, len(sample.numbers)
     for metric in ("fid", "kid"):
         if quality.wants(metric) and reference is None:
-            figures.leave_out(metric, "there are no real pictures; name a folder with --reference")
+            none = (
+                "fewer than two real pictures were not asked for"
+                if sample.prompts.rows
+                else "there are no real pictures"
+            )
+            figures.leave_out(metric, f"{none}; name a folder with --reference")
     if reference is None:
         return
     extractor = networks.features

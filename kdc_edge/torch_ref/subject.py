@@ -5,6 +5,7 @@ from pathlib import Path
 
 from kdc_edge import drawing
 from kdc_edge.bundle import Bundle
+from kdc_edge.cards import UNKNOWN
 from kdc_edge.drawing import Drawings, Drawn, How, Part
 from kdc_edge.errors import UsageError
 from kdc_edge.inspection import open_any
@@ -15,8 +16,6 @@ from kdc_edge.quality import Quality
 from kdc_edge.runtimes import Options
 from kdc_edge.torch_ref.reference import digest_of
 from kdc_edge.torch_ref.runtime import open_pipeline
-
-UNKNOWN = "not known"
 
 
 @dataclass(frozen=True)

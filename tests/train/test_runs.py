@@ -215,7 +215,7 @@ def test_the_judge_and_the_figures(student: Path, judge: Path, tested: Path, tmp
     )
     found = evaluate(EvaluateConfig(student, asked, sheet=tmp_path / "sheet.png"))
     assert json.loads((tmp_path / "f.json").read_text()) == found
-    assert [(card["kind"], card["count"]) for card in found["cards"][:2]] == [("checkpoint", 3), ("checkpoint", 2)]
+    assert [(card["kind"], card["count"]) for card in found["cards"][:2]] == [("checkpoint", 3), ("checkpoint", 11)]
     drawn, ceiling = found["cards"][0]["numbers"], found["cards"][2]["numbers"]
     assert 0 <= drawn["by_text_top1"]["value"] <= drawn["by_text_top5"]["value"] <= 1
     assert drawn["kid"]["low"] <= drawn["kid"]["high"] and set(drawn) | {"vae_psnr"} == set(ceiling)
