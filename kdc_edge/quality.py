@@ -77,6 +77,8 @@ class Quality:
         paired = [name for name in self.metrics or () if name in PAIRED]
         if paired and self.against is None:
             raise UsageError(f"{', '.join(paired)} hold pictures against another model's; name it with --against")
+        if self.against is not None and not (self.wants("fid") or self.wants("clip")):
+            raise UsageError("--against decides by fid and clip, and --metrics leaves both out")
         if self.lpips is not None and self.against is None:
             raise UsageError("--lpips holds pictures against another model's; name it with --against")
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from bench.quality import CardsConfig, QualityConfig, cards, quality
 from kdc_edge import cards as metric_cards
 from kdc_edge import drawing
 from kdc_edge.bundle import Bundle
-from kdc_edge.errors import BundleError, GateError, UsageError
+from kdc_edge.errors import BundleError, GateError, MissingBackend, UsageError
 from kdc_edge.quality import Quality
 
 
@@ -118,6 +119,7 @@ def _rows(data: Path):
         ({"metrics": ("psnr",)}, "name it with --against"),
         ({"lpips": "alex"}, "--lpips and --lpips-weights go together"),
         ({"prompts": ()}, "no prompts"),
+        ({"against": Path("x"), "metrics": ("kid",)}, "decides by fid and clip"),
         ({"count": 99}, "16 prompts, 99 were asked for"),
         ({"band": 2.0}, "--band between 0 and 1"),
         ({"steps": 0}, "steps is 0"),
@@ -164,3 +166,10 @@ def test_the_card_goes_into_the_report_and_from_there_into_records(config: Quali
     assert after.report == {**before.report, "quality": found} and after.id == before.id
     with pytest.raises(BundleError, match="manifest"):
         quality(replace(config, bundle=config.quality.data, record=True))
+
+
+def test_without_torch_it_says_what_to_install(config: QualityConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "kdc_edge.torch_ref.measured", raising=False)
+    monkeypatch.setitem(sys.modules, "kdc_edge.torch_ref.measure", None)
+    with pytest.raises(MissingBackend, match=r"pip install 'kdc-edge\[quality\]'"):
+        quality(config)
