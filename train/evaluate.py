@@ -80,21 +80,23 @@ def ceilings(config: EvaluateConfig, bench: "Bench", subject: "Subject", seen: l
     if bench.gallery is None or subject.pipeline is None:
         return []
     vae = load_model(Checkpoint.open(config.model), "vae")
+    real = bench.gallery.pixels
+    decoded = decode(vae, encode(vae, torch.from_numpy(real).permute(0, 3, 1, 2).contiguous()))
+    through = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     networks, found = bench.networks, []
     known = bench.known(networks.images)
+    basis = Basis("pixels", "", "none", known.name, bench.gallery.digest())
+    vae_psnr = figures.mean(psnr(real, through), "higher", basis)  # of all pictures, as its floor is
     for one in seen:
         rows = np.array(one.sample.prompts.rows, int)
         if not len(rows):
             continue
-        real = known.gallery.pixels[rows]
-        decoded = decode(vae, encode(vae, torch.from_numpy(real).permute(0, 3, 1, 2).contiguous()))
-        through = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-        images = networks.images(list(through))
-        features = images if networks.features.hash == networks.images.hash else networks.features(list(through))
+        pictures = list(through[rows])
+        images = networks.images(pictures)
+        features = images if networks.features.hash == networks.images.hash else networks.features(pictures)
         sample = replace(one.sample, numbers=np.arange(len(rows)), images=images, features=features, folder=None)
         measured = figures.all_of(bench.quality, networks, sample, known, bench.reference(sample.prompts))
-        basis = Basis("pixels", "", "none", f"{known.name}, those asked for", known.gallery.select(rows).digest())
-        numbers = measured.numbers | {"vae_psnr": figures.mean(psnr(real, through), "higher", basis)}
+        numbers = measured.numbers | {"vae_psnr": vae_psnr}
         card = replace(one.card, model=f"{subject.name}'s autoencoder", kind=CEILING, skipped=0)
         found.append(replace(card, numbers=numbers, not_measured=measured.not_measured))
     return found

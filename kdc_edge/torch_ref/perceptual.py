@@ -102,7 +102,7 @@ def heads(name: str) -> tuple[Tensor, ...]:
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float64]:
     """(B, H, W, 3) twice → (B,) dB; the same picture is 100, as more than bytes can tell."""
-    error = ((a.astype(np.float64) - b) ** 2).mean((1, 2, 3))
+    error = np.array([((x.astype(np.float64) - y) ** 2).mean() for x, y in zip(a, b, strict=True)])
     return np.minimum(100.0, 10 * np.log10(255**2 / np.maximum(error, 1e-12)))
 
 
