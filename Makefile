@@ -1,7 +1,7 @@
 # make demo        set up, then the whole line from the shipped teacher to demo/report.html; ten minutes on 2 cores
 # make test        set up, lint, type-check, fast tests
 # make test-slow   shipped models, full-size conversions, long runs
-# make quality     every shipped model's FID, KID, CLIP score, ...: runs/cards/table.md; five minutes a model on 2 cores
+# make quality     every shipped model's FID, KID, CLIP score, ...: runs/cards/table.md; about five minutes of a core for each
 # make gate        the default bundle against the committed counters
 # make gate-times  its times in turns with the revision before (BASE=HEAD~1), two minutes at most; only a regression fails
 # make system-deps what needs root (fonts); without it the tests that use it skip

@@ -1,6 +1,6 @@
 """How good are a bundle's pictures? FID, KID, CLIP score, LPIPS, PSNR, SSIM, retrieval, through its own runtime.
 
-    python -m bench quality kdc_edge/data/emoji-64 -o runs/cards/bundle.json             # five minutes on 2 CPU cores
+    python -m bench quality kdc_edge/data/emoji-64 -o runs/cards/bundle.json             # about four minutes on one CPU core
     python -m bench quality runs/int8 --against runs/fp32                                # is it as good?
     python -m bench cards runs/cards/*.json --across sampler steps guidance
 

@@ -1,6 +1,6 @@
 """Measure a text-to-image model: FID, KID, CLIP score, retrieval, tones; against another one LPIPS, PSNR, SSIM and a verdict.
 
-    python -m train.evaluate --model assets/emoji-64/teacher        # about five minutes on 2 CPU cores
+    python -m train.evaluate --model assets/emoji-64/teacher        # about five minutes on one CPU core
     accelerate launch --num_processes 8 -m train.evaluate --model path/to/sd15 --device cuda ...
 
 Everything is `kdc_edge/torch_ref`'s, as in `bench quality`. What training adds is the ceiling: emoji-64's real pictures
