@@ -4,6 +4,7 @@
     pytest bench/test_quality.py -m slow -s                   # shares of the bare network, FID of 10,000 pictures
 
 The bare network gets batches that are already tensors in memory; the extraction reads PNGs from disk, decodes, resizes.
+Both in processor time, all threads added up: what reads ahead beside the network counts as if it came before.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from kdc_edge.torch_ref.extractors import BATCH, Extractor
 
 SHARE = 0.8  # of what the bare network reaches
 FID_SECONDS = 20.0
-ROUNDS = 7
+ROUNDS = 5
 JUDGE = Path(__file__).parents[1] / "assets" / "emoji-64" / "judge"
 
 
@@ -43,7 +44,7 @@ def inception_v3() -> Extractor:
 
 NETWORKS: dict[str, tuple[Callable[[], Extractor], int, int]] = {
     "judge": (judge, 64, 8 * BATCH),
-    "inception": (inception_v3, 512, 2 * BATCH),
+    "inception": (inception_v3, 512, BATCH),
 }
 
 
@@ -75,9 +76,9 @@ def test_extraction_reaches_its_share_of_the_bare_network(work: tuple[Extractor,
         folder = tmp_path / "features" / str(next(runs))
         extractors.gather(extractors.stream(extractor, paths, Reading(), folder))
 
-    found = timing.compare(whole, bare, seed=0, samples=ROUNDS, warmup=1)
+    found = timing.compare(whole, bare, seed=0, samples=ROUNDS, warmup=1, clock="cpu")
     print(f"{extractor.name}: {found.ratio:.3f} [{found.low:.3f}, {found.high:.3f}] of the bare network's speed")
-    assert found.high >= SHARE
+    assert found.ratio >= SHARE
 
 
 @pytest.mark.slow
@@ -86,7 +87,7 @@ def test_fid_of_ten_thousand_pictures() -> None:
     features = [rng.standard_normal((10_000, 2048), np.float32) for _ in range(2)]
     taken = timing.measure(lambda: frechet(*(Moments.of(f) for f in features)), warmup=0, samples=1)
     print(f"FID of 10,000 features against 10,000: {taken.p50:.1f} s wall, {taken.quantile(0.5, 'cpu'):.1f} s CPU")
-    assert taken.p50 < FID_SECONDS
+    assert taken.quantile(0.5, "cpu") < FID_SECONDS
 
 
 @pytest.mark.parametrize("side", [64, 512])
