@@ -1,6 +1,7 @@
 # make demo        set up, then the whole line from the shipped teacher to demo/report.html; ten minutes on 2 cores
 # make test        set up, lint, type-check, fast tests
 # make test-slow   shipped models, full-size conversions, long runs
+# make quality     every shipped model's FID, KID, CLIP score, ...: runs/cards/table.md; about five minutes of a core for each
 # make gate        the default bundle against the committed counters
 # make gate-times  its times in turns with the revision before (BASE=HEAD~1), two minutes at most; only a regression fails
 # make system-deps what needs root (fonts); without it the tests that use it skip
@@ -14,7 +15,10 @@ SYSTEM_PACKAGES := fonts-noto-color-emoji unicode-data
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: install demo test test-slow gate gate-times lint system-deps clean
+CHECKPOINTS := $(patsubst %/model_index.json,%,$(wildcard assets/emoji-64/*/model_index.json))
+BUNDLES := $(patsubst %/manifest.json,%,$(wildcard kdc_edge/data/*/manifest.json))
+
+.PHONY: install demo test test-slow quality gate gate-times lint system-deps clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -25,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ rm -rf $(VENV); echo "make: $(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 3; }
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[train,onnx,ort,bench,dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[train,onnx,ort,bench,quality,dev]'
 	@touch $@
 
 # The first distillation is short and honest: its loss curve is shown. The pictures are by the shipped student, which the
@@ -56,6 +60,16 @@ test: lint
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+quality: $(STAMP)
+	@rm -rf runs/cards && mkdir -p runs/cards
+	for model in $(CHECKPOINTS); do \
+		$(BIN)/python -m train.evaluate --model $$model -o runs/cards/$$(basename $$model).json || exit; \
+	done
+	for bundle in $(BUNDLES); do \
+		$(BIN)/python -m bench quality $$bundle -o runs/cards/bundle-$$(basename $$bundle).json || exit; \
+	done
+	$(BIN)/python -m bench cards runs/cards/*.json --across sampler steps guidance -o runs/cards/table.md
 
 BUNDLE := kdc_edge/data/emoji-64
 BASE   ?= HEAD~1

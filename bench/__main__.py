@@ -3,6 +3,7 @@
 from bench.compare import compare
 from bench.devices import devices
 from bench.gate import gate
+from bench.quality import cards, quality
 from bench.report import report
 from bench.run import run
 from kdc_edge import command
@@ -11,6 +12,8 @@ COMMANDS: dict[str, command.Command] = {
     "run": run,
     "compare": compare,
     "gate": gate,
+    "quality": quality,
+    "cards": cards,
     "report": report,
     "devices": devices,
 }

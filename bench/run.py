@@ -5,7 +5,6 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +18,8 @@ from kdc_edge import machine, timing
 from kdc_edge.bundle import Bundle
 from kdc_edge.errors import UsageError
 from kdc_edge.runtimes import Options
+
+VERSIONS = ("kdc-edge", "numpy", "onnxruntime", "onnxruntime-gpu")
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Run:
             command=shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
             machine=described,
             fingerprint=machine.fingerprint(described),
-            versions=_versions(),
+            versions=machine.versions(VERSIONS),
             settings=Settings(
                 runtime=config.runtime,
                 provider=config.provider,
@@ -208,15 +209,3 @@ def parse_duration(text: str) -> float:
 
 def _or_not(value: float | None) -> Measured:
     return NOT_MEASURED if value is None else value
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError
-
-    found = {}
-    for package in ("kdc-edge", "numpy", "onnxruntime", "onnxruntime-gpu"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

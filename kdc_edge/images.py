@@ -65,3 +65,19 @@ def _write(draw: ImageDraw.ImageDraw, text: str, at: tuple[int, int], width: int
         line = line[: min(len(line) - 1, width)]
         shown = f"{line}…" if line else ""
     draw.text(at, shown, fill="black", font=font)
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """RGB; grey, CMYK and palettes converted, what is transparent white."""
+    rgba = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+def square(picture: Image.Image, size: int) -> np.ndarray:
+    """The centre square, resized by Lanczos where it is not that size: (size, size, 3) uint8."""
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    picture = picture.crop((left, top, left + side, top + side))
+    if side != size:
+        picture = picture.resize((size, size), Image.Resampling.LANCZOS)
+    return np.asarray(picture)

@@ -11,7 +11,7 @@ of one. The same bundle, runtime and machine, prompt, seed, steps, guidance and 
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
@@ -165,9 +165,10 @@ class Pipeline:
         denoise = self.denoiser(self.encode(prompt, negative, guidance), guidance)
         return (self._frame(step) for step in chosen.loop(denoise, x, plan, noise))
 
-    def encode(self, prompt: str, negative: str, guidance: float) -> np.ndarray:
-        """The text embedding (B, T, D); B is 1 where guidance 1 needs no unconditional half."""
-        texts = [prompt] if guidance == 1 else [negative, prompt]
+    def encode(self, prompt: str | Sequence[str], negative: str, guidance: float) -> np.ndarray:
+        """The text embedding (B, T, D), of several prompts at once if there are; guidance 1 needs no unconditional half."""
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        texts = prompts if guidance == 1 else [negative] * len(prompts) + prompts
         encoded = self.tokenizer(texts)
         for text, dropped in zip(texts, encoded.dropped, strict=True):
             if dropped:

@@ -77,3 +77,36 @@ def tiny_sd_bundle(shared: Shared, tiny_sd_checkpoint: Path) -> Path:
             onnx.convert(onnx.OnnxConfig(tiny_sd_checkpoint, folder, precision="fp16"))
 
     return shared("tiny-sd-onnx", make)
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(shared: Shared) -> Path:
+    """A CLIP folder of 32 pixels and 16 dimensions."""
+    from tests import tiny
+
+    return shared("tiny-clip", tiny.clip)
+
+
+@pytest.fixture(scope="session")
+def tiny_gallery(shared: Shared) -> Path:
+    """Twenty-four real emoji as an `imagefolder`: sixteen without skin tone, eight with, two of them set apart."""
+    import json
+
+    from kdc_edge.gallery import METADATA, reading, rows_of
+
+    data = ROOT / "assets" / "emoji-64.tar"
+
+    def make(folder: Path) -> None:
+        rows = rows_of(data)
+        toned = [row for row in rows if row.base == "waving hand" and row.tone]
+        toned += [row for row in rows if row.base == "raised hand" and row.tone][:3]
+        chosen = [row for row in rows if not row.tone][:160:10] + toned
+        folder.mkdir()
+        with reading(data) as read, (folder / METADATA).open("w", encoding="utf-8") as lines:
+            for i, row in enumerate(chosen):
+                (folder / row.file).write_bytes(read(row.file))
+                split = "generalisation" if i in (17, 22) else "train"
+                known = {"file_name": row.file, "text": row.text, "base": row.base, "tone": row.tone, "split": split}
+                lines.write(json.dumps(known) + "\n")
+
+    return shared("tiny-gallery", make)

@@ -58,17 +58,20 @@ REACHED = ("by_picture_top1", "by_picture_top5", "unseen_tone", "vae_psnr")
 
 
 @pytest.fixture(scope="module")
-def measured() -> dict[str, dict[str, float]]:
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
     """The figures of teacher and student, measured anew."""
+    from kdc_edge.quality import Quality
     from train.evaluate import evaluate
     from train.recipes import EvaluateConfig
 
-    def flat(figures: dict) -> dict[str, float]:
-        drawn = figures["generated"]
-        shares = {f"{by}_{top}": drawn[by][top] for by in ("by_text", "by_picture") for top in ("top1", "top5")}
-        return shares | {"unseen_tone": drawn["unseen_tone"], "vae_psnr": figures["vae_psnr"]}
+    def flat(found: dict) -> dict[str, float]:
+        numbers = {name: number["value"] for card in found["cards"][:2] for name, number in card["numbers"].items()}
+        return numbers | {"vae_psnr": found["cards"][2]["numbers"]["vae_psnr"]["value"], "unseen_tone": numbers["tone"]}
 
-    return {name: flat(evaluate(EvaluateConfig(ASSETS / name))) for name in ("teacher", "student")}
+    run = tmp_path_factory.mktemp("quality")
+    return {
+        name: flat(evaluate(EvaluateConfig(ASSETS / name, Quality(run_dir=run)))) for name in ("teacher", "student")
+    }
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from train.tokenizer import train_tokenizer
 
@@ -40,6 +40,22 @@ def sd_checkpoint(folder: Path) -> Path:
         sample_size=16,
     )
     return _save(folder, vae, _unet(4, (16,)), "epsilon", torch.float32)
+
+
+def clip(folder: Path) -> Path:
+    """A CLIP of 32 pixels and 16 dimensions."""
+    torch.manual_seed(3)
+    vocab = tokenizer()
+    ids = {"bos_token_id": vocab.bos_token_id, "eos_token_id": vocab.eos_token_id, "pad_token_id": vocab.pad_token_id}
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config={**tower, **ids, "vocab_size": len(vocab), "max_position_embeddings": 77},
+        vision_config={**tower, "image_size": 32, "patch_size": 8},
+        projection_dim=16,
+    )
+    CLIPModel(config).save_pretrained(folder)
+    vocab.save_pretrained(folder)
+    return folder
 
 
 def tokenizer() -> CLIPTokenizer:

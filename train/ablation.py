@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kdc_edge import command
+from kdc_edge import cards, command
+from kdc_edge.cards import Cards
 from kdc_edge.files import read_json, replace_file
+from kdc_edge.quality import Quality
 from train.recipes import AblationConfig, DistillConfig, EvaluateConfig, LossWeights
 
 
@@ -61,16 +63,15 @@ def ablation(config: AblationConfig) -> dict[str, Any]:
                 )
             )
         if not (folder / "figures.json").exists():
-            evaluate(
-                EvaluateConfig(
-                    folder / "checkpoint",
-                    config.judge,
-                    config.pictures.data,
-                    captions=config.captions,
-                    output=folder / "figures.json",
-                )
+            quality = Quality(
+                judge=str(config.judge),
+                data=Path(config.pictures.data),
+                count=config.captions,
+                run_dir=folder / "quality",
+                output=folder / "figures.json",
             )
-        rows.append((variant.name, read_json(folder / "figures.json"), _task(folder / "checkpoint" / "kdc.json")))
+            evaluate(EvaluateConfig(folder / "checkpoint", quality))
+        rows.append((variant.name, cards.read(folder / "figures.json"), _task(folder / "checkpoint" / "kdc.json")))
     text = table(rows)
     replace_file(config.output_dir / "table.md", text.encode())
     print(text, file=sys.stderr)
@@ -82,19 +83,13 @@ def _task(info: Path) -> float:
     return read_json(info)["losses"]["terms"]["task"][-1]
 
 
-def table(rows: list[tuple[str, dict[str, Any], float]]) -> str:
-    """Markdown: shares with their 95 % intervals."""
-    from kdc_edge.torch_ref.judge import wilson
-    from train.evaluate import shares
-
-    heads = ("by_text_top1", "by_text_top5", "by_picture_top1", "by_picture_top5", "unseen_tone")
+def table(rows: list[tuple[str, Cards, float]]) -> str:
+    """Markdown: shares with their 95 % intervals, of the first card that has them."""
+    heads = ("by_text_top1", "by_text_top5", "by_picture_top1", "by_picture_top5", "tone")
     lines = ["| | task loss | " + " | ".join(head.replace("_", " ") for head in heads) + " |", "|---" * 7 + "|"]
     for name, figures, task in rows:
-        found = shares(figures["generated"], figures["counts"])
-        cells = [
-            f"{share:.1%} [{low:.1%}, {high:.1%}]"
-            for share, (low, high) in ((found[h][0], wilson(*found[h])) for h in heads)
-        ]
+        shares = [next(card.numbers[head] for card in figures.cards if head in card.numbers) for head in heads]
+        cells = [f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}]" for share in shares]
         lines.append(f"| {name} | {task:.4f} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

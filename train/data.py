@@ -7,7 +7,6 @@ class), WebDataset shards, or a hub id; Hugging Face `datasets` reads them all. 
 
 import contextlib
 import hashlib
-import io
 import json
 import tarfile
 import tempfile
@@ -18,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from kdc_edge.errors import BundleError, UsageError
+from kdc_edge.gallery import decode as decode_bytes
 from train.captions import captions, class_caption
 
 if TYPE_CHECKING:
@@ -214,21 +213,6 @@ def decode(image: dict[str, Any], size: int, where: str) -> np.ndarray:
     name = image.get("path") or where
     try:
         data = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-        with Image.open(io.BytesIO(data)) as opened:
-            return square(on_white(opened), size)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except OSError as error:
         raise BundleError(f"{name}: not a readable picture ({error}); mend or remove it") from error
-
-
-def on_white(picture: Image.Image) -> Image.Image:
-    rgba = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-
-
-def square(picture: Image.Image, size: int) -> np.ndarray:
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    picture = picture.crop((left, top, left + side, top + side))
-    if side != size:
-        picture = picture.resize((size, size), Image.Resampling.LANCZOS)
-    return np.asarray(picture)
+    return decode_bytes(data, size, name)

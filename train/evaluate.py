@@ -1,145 +1,105 @@
-"""Measure a text-to-emoji model: does it draw what it was asked for?
+"""Measure a text-to-image model: FID, KID, CLIP score, retrieval, tones; against another one LPIPS, PSNR, SSIM and a verdict.
 
-    python -m train.evaluate --model assets/emoji-64/teacher        # about two minutes on 2 CPU cores
+    python -m train.evaluate --model assets/emoji-64/teacher        # about five minutes on one CPU core
+    accelerate launch --num_processes 8 -m train.evaluate --model path/to/sd15 --device cuda ...
 
-By the judge's text-image score and by the nearest neighbour in its image embedding, how often is the right emoji the best
-match among all without skin tone; on captions never trained on, how often is the skin tone right among the variants of the
-same emoji; and the same for the real pictures through the autoencoder: the ceiling. Beside them the kernel distance (KID) on
-the features of the judge's image tower, to the pictures that were not asked for: of those that were, each has its twin.
+Everything is `kdc_edge/torch_ref`'s, as in `bench quality`. What training adds is the ceiling: emoji-64's real pictures
+through the checkpoint's own autoencoder, as one more card.
 """
 
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from kdc_edge import command
 from train.quiet import quiet
 from train.recipes import EvaluateConfig
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
-    from numpy.typing import NDArray
-
-    from kdc_edge.torch_ref.judge import Judge
-    from train.data import Pictures
-
-NOT_MEASURED = "not measured"
-CHOICE = 20_261  # seed of the fixed choice of captions
+    from kdc_edge.cards import Card
+    from kdc_edge.drawing import Part
+    from kdc_edge.torch_ref.measure import Bench, Seen
+    from kdc_edge.torch_ref.subject import Subject
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """All figures of one model, with what they rest on."""
+    """The cards of one model, JSON-able; with --against exit 1 unless it is as good."""
     quiet()
+    from dataclasses import replace
     from functools import partial
 
+    from kdc_edge import schema
+    from kdc_edge.torch_ref.measured import conclude, measure
+
+    part, device = processes(config.quality.device)
+    quality = replace(config.quality, device=device)
+    found = measure(config.model, quality, part=part, more=partial(more, config))
+    conclude(found.verdict)
+    return schema.dump(found)
+
+
+def processes(device: str) -> tuple["Part", str]:
+    """This process's share of the work under `accelerate launch`, and its device."""
+    import os
+
+    from accelerate import PartialState
+
+    from kdc_edge.drawing import ALONE, Part
+
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return ALONE, device
+    state = PartialState(cpu=device == "cpu")
+    return Part(state.process_index, state.num_processes, state.wait_for_everyone), str(state.device)
+
+
+def more(config: EvaluateConfig, bench: "Bench", subject: "Subject", seen: list["Seen"]) -> list["Card"]:
+    """The sheet, and the ceiling of a checkpoint on the data set with pictures."""
+    from kdc_edge.torch_ref.measured import sheet_of
+
+    if config.sheet is not None and bench.part.first:
+        import numpy as np
+
+        from train.drawing import sheet
+
+        sheet(np.stack([np.asarray(image) for image in sheet_of(seen[0], 64)])).save(config.sheet)
+    return ceilings(config, bench, subject, seen) if subject.kind == "checkpoint" and bench.part.first else []
+
+
+def ceilings(config: EvaluateConfig, bench: "Bench", subject: "Subject", seen: list["Seen"]) -> list["Card"]:
+    """The same figures of the real pictures, encoded and decoded: what no generator behind this decoder can surpass."""
+    from dataclasses import replace
+
+    import numpy as np
+    import torch
+
+    from kdc_edge.cards import CEILING, Basis
     from kdc_edge.checkpoint import Checkpoint
-    from kdc_edge.files import write_json
-    from kdc_edge.spec import SCHEDULERS, usual
-    from kdc_edge.torch_ref.judge import Judge
-    from train import autoencoder
-    from train.data import load
-    from train.drawing import generate, sheet
-    from train.folders import load_pipeline
-
-    checkpoint = Checkpoint.open(config.model)
-    pipeline = load_pipeline(str(config.model))
-    pictures = load(config.data, pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
-    judge = Judge.open(config.judge)
-    name = type(pipeline.scheduler).__name__
-    sampler, _ = SCHEDULERS.get(name, (name, {}))
-    steps, guidance = usual(sampler)
-    steps = steps if config.steps is None else config.steps
-    guidance = guidance if config.guidance is None else config.guidance
-    draw = partial(generate, pipeline, steps=steps, guidance=guidance, seed=config.seed)
-    gallery = pictures.select([not row["tone"] for row in pictures.rows])
-    asked = np.random.RandomState(CHOICE).choice(len(gallery), min(config.captions, len(gallery)), replace=False)
-    unseen = pictures.split("generalisation")
-    drawn = draw([gallery.captions[i][0] for i in asked])
-    drawn_unseen = draw([group[0] for group in unseen.captions])
-    through = [through_autoencoder(pipeline, part) for part in (gallery.select_index(asked), unseen)]
-    figures = {
-        "model": checkpoint.id,
-        "settings": {"steps": steps, "guidance": guidance, "seed": config.seed, "sampler": sampler},
-        "generated": score(judge, drawn, asked, gallery) | {"unseen_tone": tone(judge, drawn_unseen, unseen, pictures)},
-        "ceiling": score(judge, through[0], asked, gallery)
-        | {"unseen_tone": tone(judge, through[1], unseen, pictures)},
-        "counts": {"captions": len(asked), "candidates": len(gallery), "unseen": len(unseen)},
-        "vae_psnr": round(autoencoder.psnr(pipeline.vae, pictures.tensor()), 2),
-    }
-    if config.output is not None:
-        write_json(config.output, figures)
-    if config.sheet is not None:
-        sheet(drawn[:64]).save(config.sheet)
-    report(figures)
-    return figures
-
-
-def through_autoencoder(pipeline: "StableDiffusionPipeline", pictures: "Pictures") -> "NDArray[np.uint8]":
-    """The real pictures, encoded and decoded."""
+    from kdc_edge.torch_ref import figures
+    from kdc_edge.torch_ref.networks import load_model
+    from kdc_edge.torch_ref.perceptual import psnr
     from train.autoencoder import decode, encode
 
-    decoded = decode(pipeline.vae, encode(pipeline.vae, pictures.tensor()))
-    return ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-
-
-def score(
-    judge: "Judge", drawn: "NDArray[np.uint8]", asked: "NDArray[np.int64]", gallery: "Pictures"
-) -> dict[str, Any]:
-    """Retrieval of the right emoji among the gallery, by text and by picture; kernel distance to the others."""
-    from dataclasses import asdict
-
-    from torch.nn.functional import normalize
-
-    from kdc_edge.torch_ref.distances import kernel_distance
-    from kdc_edge.torch_ref.judge import identical, retrieval
-
-    classes = identical(gallery.pixels)
-    features, real = judge.features(drawn), judge.features(gallery.pixels)
-    others = np.delete(real.numpy(), asked, axis=0)
-    pictures = normalize(features, dim=-1)
-    by_text = pictures @ judge.texts([group[0] for group in gallery.captions]).T
-    by_picture = pictures @ normalize(real, dim=-1).T
-    return {
-        "by_text": asdict(retrieval(by_text, asked, classes)),
-        "by_picture": asdict(retrieval(by_picture, asked, classes)),
-        "kid": asdict(kernel_distance(features.numpy(), others)) if min(len(drawn), len(others)) > 1 else NOT_MEASURED,
-    }
-
-
-def tone(judge: "Judge", drawn: "NDArray[np.uint8]", asked: "Pictures", pictures: "Pictures") -> float:
-    """Share of `drawn` whose nearest picture among the tone variants of its base has the right tone."""
-    embedded = judge.pictures(drawn)
-    bases = np.array([row["base"] for row in pictures.rows])
-    toned = np.array([bool(row["tone"]) for row in pictures.rows])
-    right = []
-    for vector, row in zip(embedded, asked.rows, strict=True):
-        variants = pictures.select(toned & (bases == row["base"]))
-        nearest = int((judge.pictures(variants.pixels) @ vector).argmax())
-        right.append(variants.rows[nearest]["tone"] == row["tone"])
-    return float(np.mean(right))
-
-
-def shares(of: dict[str, Any], counts: dict[str, int]) -> dict[str, tuple[float, int]]:
-    """Every share by name, and of how many pictures."""
-    tops = {f"{by}_{top}": of[by][top] for by in ("by_text", "by_picture") for top in ("top1", "top5")}
-    return {name: (value, counts["captions"]) for name, value in tops.items()} | {
-        "unseen_tone": (of["unseen_tone"], counts["unseen"])
-    }
-
-
-def report(figures: dict[str, Any]) -> None:
-    """A table with 95 % intervals."""
-    import sys
-
-    from kdc_edge.torch_ref.judge import wilson
-
-    for name in ("generated", "ceiling"):
-        for what, (share, count) in shares(figures[name], figures["counts"]).items():
-            low, high = wilson(share, count)
-            print(f"{name:>9} {what:<16} {share:6.1%}  [{low:.1%}, {high:.1%}] of {count}", file=sys.stderr)
-        kid = figures[name]["kid"]
-        seen = kid if kid == NOT_MEASURED else f"{kid['value']:6.4f}  [{kid['low']:.4f}, {kid['high']:.4f}]"
-        print(f"{name:>9} {'kid':<16} {seen}", file=sys.stderr)
+    if bench.gallery is None or subject.pipeline is None:
+        return []
+    vae = load_model(Checkpoint.open(config.model), "vae")
+    real = bench.gallery.pixels
+    decoded = decode(vae, encode(vae, torch.from_numpy(real).permute(0, 3, 1, 2).contiguous()))
+    through = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    networks, found = bench.networks, []
+    known = bench.known(networks.images)
+    basis = Basis("pixels", "", "none", known.name, bench.gallery.digest())
+    vae_psnr = figures.mean(psnr(real, through), "higher", basis)  # of all pictures, as its floor is
+    for one in seen:
+        rows = np.array(one.sample.prompts.rows, int)
+        if not len(rows):
+            continue
+        pictures = list(through[rows])
+        images = networks.images(pictures)
+        features = images if networks.features.hash == networks.images.hash else networks.features(pictures)
+        sample = replace(one.sample, numbers=np.arange(len(rows)), images=images, features=features, folder=None)
+        measured = figures.all_of(bench.quality, networks, sample, known, bench.reference(sample.prompts))
+        numbers = measured.numbers | {"vae_psnr": vae_psnr}
+        card = replace(one.card, model=f"{subject.name}'s autoencoder", kind=CEILING, skipped=0)
+        found.append(replace(card, numbers=numbers, not_measured=measured.not_measured))
+    return found
 
 
 def main(argv: list[str] | None = None) -> None:

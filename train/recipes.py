@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from kdc_edge.quality import Quality
+
 OutputDir = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 
 
@@ -317,22 +319,13 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Settings of the emoji-64 floors."""
+    """A checkpoint, and what is measured."""
 
     model: Annotated[Path, tyro.conf.arg(aliases=["-m"])] = Path("assets/emoji-64/teacher")
-    judge: Path = Path("assets/emoji-64/judge")
-    data: str = "assets/emoji-64.tar"
-    captions: int = 256
-    """Untoned captions, a fixed choice of the training set; the generalisation set is measured whole."""
-    steps: int | None = None
-    """20 if not given, 4 for a consistency model."""
-    guidance: float | None = None
-    """3 if not given, 1 for a consistency model."""
-    seed: int = 0
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """JSON file for the figures."""
+    """A checkpoint; or a bundle, or pictures that were drawn before."""
+    quality: Quality = field(default_factory=Quality)
     sheet: Path | None = None
-    """PNG of the first 64 pictures."""
+    """PNG of the first 64 pictures of the first set."""
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ autoencoder with and without a KL head are the same to the rest of the project: 
 
 # B batch, T text tokens, D text width, C latent channels, H W latent grid, f the decoder's upscaling
 
-import contextlib
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.errors import BundleError, suggest
 from kdc_edge.spec import FOLDERS
+from kdc_edge.torch_ref.quiet import quiet
 
 CLASSES = {
     "AutoencoderKL": "diffusers",
@@ -91,7 +91,7 @@ def load_model(checkpoint: Checkpoint, folder: str) -> nn.Module:
     where = checkpoint.path / folder
     options = LIBRARY_OPTIONS[CLASSES[cls.__name__]]
     try:
-        with _quiet():
+        with quiet("diffusers", "transformers"):
             model, info = cls.from_pretrained(
                 where, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
             )
@@ -111,22 +111,3 @@ def _model_class(checkpoint: Checkpoint, folder: str) -> Any:
             f"{checkpoint.path / folder}: class is {name}, supported are {', '.join(CLASSES)}{suggest(str(name), CLASSES)}"
         )
     return getattr(importlib.import_module(CLASSES[name]), name)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the libraries' notes on loading and their progress bars."""
-    from diffusers.utils import logging as diffusers_log
-    from transformers.utils import logging as transformers_log
-
-    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in (diffusers_log, transformers_log)]
-    for log, _, _ in before:
-        log.set_verbosity_error()
-        log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for log, verbosity, bar in before:
-            log.set_verbosity(verbosity)
-            if bar:
-                log.enable_progress_bar()

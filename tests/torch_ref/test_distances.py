@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from kdc_edge.errors import UsageError
-from kdc_edge.torch_ref.distances import Moments, frechet, kernel_distance
+from kdc_edge.torch_ref.bootstrap import interval
+from kdc_edge.torch_ref.distances import Moments, frechet, frechet_influence, kernel_distance
 
 
 def gaussian(count: int, mean: float = 0.0, scale: float = 1.0, dimensions: int = 4, seed: int = 0) -> np.ndarray:
@@ -83,3 +84,52 @@ def test_what_is_no_sample() -> None:
         Moments.of(np.array([[1.0, np.nan], [1.0, 2.0]]))
     with pytest.raises(UsageError, match="there are 1 and 3"):
         kernel_distance(gaussian(1), gaussian(3))
+
+
+def test_the_frechet_distance_by_scipy_s_root_and_by_torchmetrics() -> None:
+    linalg = pytest.importorskip("scipy.linalg")
+    a, b = Moments.of(gaussian(300, dimensions=16)), Moments.of(gaussian(200, 0.3, 1.4, 16, seed=1))
+    root = linalg.sqrtm(a.covariance @ b.covariance).real
+    expected = ((a.mean - b.mean) ** 2).sum() + np.trace(a.covariance + b.covariance - 2 * root)
+    assert frechet(a, b) == pytest.approx(expected)
+    fid, torch = pytest.importorskip("torchmetrics.image.fid"), pytest.importorskip("torch")
+    theirs = fid._compute_fid(*(torch.from_numpy(x) for x in (a.mean, a.covariance, b.mean, b.covariance)))
+    assert frechet(a, b) == pytest.approx(float(theirs))
+
+
+def test_the_kernel_distance_is_torchmetrics() -> None:
+    kid, torch = pytest.importorskip("torchmetrics.image.kid"), pytest.importorskip("torch")
+    a, b = gaussian(50, dimensions=16), gaussian(50, 0.2, dimensions=16, seed=1)
+    expected = kid.poly_mmd(torch.from_numpy(a), torch.from_numpy(b))
+    found = kernel_distance(np.concatenate([a, a]), np.concatenate([b, b]), subsets=1, subset=50)
+    rows = np.random.default_rng(0)
+    picks = [rows.permutation(np.concatenate([x, x]))[:50] for x in (a, b)]
+    assert found.value == pytest.approx(float(kid.poly_mmd(*(torch.from_numpy(x) for x in picks))))
+    assert np.isfinite(float(expected))
+
+
+def test_the_influence_is_the_derivative() -> None:
+    """One sample's weight raised a little: the distance moves as its influence says."""
+    features, b = gaussian(60), Moments.of(gaussian(80, 0.5, 1.3, seed=1))
+    influence = frechet_influence(Moments.of(features), b, features)
+    eps = 1e-5
+    for i in (0, 17, 42):
+        weights = np.full(60, (1 - eps) / 60)
+        weights[i] += eps
+        mean = weights @ features
+        covariance = (weights[:, None] * (features - mean)).T @ (features - mean) * 60 / 59
+        moved = frechet(exact(mean, covariance), b)
+        slope = (moved - frechet(Moments.of(features), b)) / eps
+        assert influence[i] == pytest.approx(slope, rel=0.05, abs=0.05)
+    assert influence.mean() == pytest.approx(0, abs=1e-12)
+
+
+def test_its_interval_is_as_wide_as_the_distances_of_other_samples() -> None:
+    b = Moments.of(gaussian(4000, 0.5, 1.3, 8, seed=1))
+    values = [frechet(Moments.of(gaussian(300, dimensions=8, seed=i)), b) for i in range(100, 220)]
+    widths = []
+    for seed in range(5):
+        features = gaussian(300, dimensions=8, seed=seed)
+        low, high = interval(frechet_influence(Moments.of(features), b, features))
+        widths.append((high - low) / 3.92)
+    assert np.mean(widths) == pytest.approx(np.std(values), rel=0.25)

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.errors import BundleError, UsageError
 from kdc_edge.files import read_json
+from kdc_edge.quality import Quality
 from kdc_edge.torch_ref.judge import identical, retrieval, wilson
 from tests.train.test_loop import LAUNCH, ROOT
 from train import ablation, recipes
@@ -209,12 +210,17 @@ def tested(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_judge_and_the_figures(student: Path, judge: Path, tested: Path, tmp_path: Path) -> None:
-    config = EvaluateConfig(student, judge, str(tested), captions=3, steps=2, output=tmp_path / "figures.json")
-    figures = evaluate(config)
-    assert figures["counts"]["captions"] == 3
-    assert 0 <= figures["generated"]["by_text"]["top1"] <= figures["generated"]["by_text"]["top5"] <= 1
-    assert figures["generated"]["kid"]["low"] <= figures["generated"]["kid"]["high"]
-    assert json.loads((tmp_path / "figures.json").read_text()) == figures
+    asked = Quality(
+        data=tested, judge=str(judge), count=3, steps=2, run_dir=tmp_path / "run", output=tmp_path / "f.json"
+    )
+    found = evaluate(EvaluateConfig(student, asked, sheet=tmp_path / "sheet.png"))
+    assert json.loads((tmp_path / "f.json").read_text()) == found
+    assert [(card["kind"], card["count"]) for card in found["cards"][:2]] == [("checkpoint", 3), ("checkpoint", 11)]
+    drawn, ceiling = found["cards"][0]["numbers"], found["cards"][2]["numbers"]
+    assert 0 <= drawn["by_text_top1"]["value"] <= drawn["by_text_top5"]["value"] <= 1
+    assert drawn["kid"]["low"] <= drawn["kid"]["high"] and set(drawn) | {"vae_psnr"} == set(ceiling)
+    assert found["cards"][2]["kind"] == "autoencoder" and ceiling["vae_psnr"]["value"] > 0
+    assert (tmp_path / "sheet.png").stat().st_size > 500
 
 
 def test_random_weights_and_no_teacher(teacher: Path, few: Path, tmp_path: Path) -> None:
@@ -243,7 +249,7 @@ def test_an_ablation_is_a_table_and_goes_on_where_it_was_stopped(
     out, known = tmp_path / "out", pictures(tested)
     config = AblationConfig(out, str(teacher / "out"), pictures=known, loop=LOOP, judge=judge, captions=4)
     ablation.ablation(config)
-    assert read_json(out / "0" / "figures.json")["generated"]["kid"] == "not measured"  # one other picture is too few
+    assert "kid" in read_json(out / "0" / "figures.json")["cards"][0]["not_measured"]  # one other picture is too few
     text = (out / "table.md").read_text()
     assert text.count("\n") == 4 and "| no teacher at all: task, random start | " in text
     (out / "1" / "figures.json").unlink()
