@@ -121,6 +121,11 @@ def described(scheme: Scheme, calibration: dict[str, Any] | None) -> dict[str, A
             kinds = f"int4, int8 and float16 within {budget:g} MiB"
             return {"weights": kinds, "compute": COMPUTE, "method": "gptq", **by}
         case Dynamic():
-            return {"weights": "int8 per channel", "compute": "int8 products", "method": "dynamic", **by}
+            return {"weights": "int8 per channel, 7 bits used", "compute": "int8 products", "method": "dynamic", **by}
         case Static():
-            return {"weights": "int8 per channel", "compute": "int8", "method": "static, least to greatest", **by}
+            return {
+                "weights": "int8 per channel, 7 bits used",
+                "compute": "int8",
+                "method": "static, least to greatest",
+                **by,
+            }
