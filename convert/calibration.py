@@ -8,7 +8,7 @@ disk as they are made and are read one at a time: memory does not grow with thei
 import hashlib
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,6 @@ def digest(spec: PipelineSpec, prompts: list[str]) -> str:
         "prompts": prompts,
         "seed": SEED,
         "timesteps": TIMESTEPS,
-        "pipeline": schema.dump(replace(spec)),
+        "pipeline": schema.dump(spec),
     }
     return hashlib.sha256(schema.canonical(rules)).hexdigest()

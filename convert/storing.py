@@ -46,7 +46,7 @@ def _integers(name: str, stored: Rounded) -> tuple[list["ir.Value"], "ir.Node"]:
     import ml_dtypes
     import onnx_ir as ir
 
-    values, scale, axis = stored.values.numpy(), stored.scale.numpy(), 0
+    values, scale = stored.values.numpy(), stored.scale.numpy()
     blocks = {} if scale.ndim == 1 else {"block_size": values.shape[1] // scale.shape[1]}
     axis = 1 if blocks else 0
     if name.endswith(".T"):
