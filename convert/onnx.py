@@ -81,9 +81,9 @@ class OnnxConfig:
     sampler: Literal["euler", "ddim", "dpmpp_2m", "pndm", "lcm"] | None = None
     """Sampler the bundle suggests; the checkpoint's own if not given."""
     steps: int | None = None
-    """Steps the bundle suggests; 20 if not given, 4 for a consistency model."""
+    """Steps the bundle suggests; the checkpoint's own if not given, else 20, or 4 for a consistency model."""
     guidance: float | None = None
-    """Guidance the bundle suggests; 3 if not given, 1 for a consistency model."""
+    """Guidance the bundle suggests; the checkpoint's own if not given, else 3, or 1 for a consistency model."""
     name: str | None = None
     """Name of the bundle; the checkpoint folder's if not given."""
     keep_failed: bool = False

@@ -31,6 +31,14 @@ AGAIN = "fetch the checkpoint again"
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How a model is meant to be run."""
+
+    steps: int
+    guidance: float
+
+
+@dataclass(frozen=True)
 class CheckpointInfo:
     """`kdc.json`: how a checkpoint of this project was made."""
 
@@ -42,6 +50,8 @@ class CheckpointInfo:
     """Id of the checkpoint it was distilled from."""
     data: str | None = None
     """SHA-256 of the training data."""
+    sampling: Sampling | None = None
+    """Where None, as is usual for its scheduler."""
     losses: dict[str, Any] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
     metrics: dict[str, Any] = field(default_factory=dict)

@@ -7,7 +7,7 @@ is refused, not ignored.
 from typing import Any
 
 from kdc_edge import schema
-from kdc_edge.checkpoint import Checkpoint
+from kdc_edge.checkpoint import Checkpoint, Sampling
 from kdc_edge.errors import BundleError, UsageError, suggest
 from kdc_edge.manifest import PipelineSpec
 from kdc_edge.ports import COMPONENTS, Ports
@@ -39,24 +39,26 @@ FIXED: dict[str, Any] = {
 }
 
 
-def usual(sampler: str) -> tuple[int, float]:
-    """Steps and guidance where none are asked for; consistency models are trained without guidance."""
-    return (4, 1.0) if sampler == "lcm" else (20, 3.0)
+def usual(checkpoint: Checkpoint, sampler: str) -> Sampling:
+    """Steps and guidance where none are asked for: its own, or the sampler's; consistency models take no guidance."""
+    if checkpoint.info is not None and checkpoint.info.sampling is not None:
+        return checkpoint.info.sampling
+    return Sampling(4, 1.0) if sampler == "lcm" else Sampling(20, 3.0)
 
 
 def pipeline_spec(
     checkpoint: Checkpoint, *, steps: int | None = None, guidance: float | None = None, sampler: str | None = None
 ) -> PipelineSpec:
-    """The pipeline of a checkpoint; where `sampler`, `steps` or `guidance` is None, as its scheduler is usually run.
+    """The pipeline of a checkpoint; where `sampler`, `steps` or `guidance` is None, as it is usually run.
 
     Raises UsageError for impossible steps or guidance, BundleError for components that do not fit each other and for a
     scheduler setting that is not implemented.
     """
     own_sampler, betas = _betas(checkpoint)
     sampler = own_sampler if sampler is None else sampler
-    usual_steps, usual_guidance = usual(sampler)
-    steps = usual_steps if steps is None else steps
-    guidance = usual_guidance if guidance is None else guidance
+    own = usual(checkpoint, sampler)
+    steps = own.steps if steps is None else steps
+    guidance = own.guidance if guidance is None else guidance
     if steps < 1 or not guidance >= 0:
         raise UsageError(f"steps is {steps} and guidance {guidance:g}; they must be at least 1 and at least 0")
     unet, vae, text = (checkpoint.config(name) for name in ("unet", "vae", "text_encoder"))

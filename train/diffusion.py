@@ -137,9 +137,17 @@ class Cache:
         index = torch.multinomial(self.weights, batch_size, replacement=True, generator=part.generator)
         return self.latents.draw(index, part.rows(batch_size), part.generator).to(part.device)
 
-    def empty(self, draw: Draw) -> Tensor:
-        """The empty prompt's states in place of the draw's, (B, T, D)."""
-        return self.text[torch.zeros(len(draw.text), dtype=torch.int64)].to(draw.text)
+    def start(self, batch_size: int, part: Part) -> tuple[Tensor, Tensor]:
+        """Captions' states and noise, (B, T, D) and (B, C, h, w): the part's rows of what pictures begin with."""
+        generator, keep = part.generator, part.rows(batch_size)
+        index = torch.multinomial(self.weights, batch_size, replacement=True, generator=generator)
+        rows = self.numbers[self.choice.rows(index, generator)][keep]
+        noise = torch.randn(batch_size, *self.latents.mean.shape[1:], generator=generator)[keep]
+        return self.text[rows].to(part.device).float(), noise.to(part.device, memory_format=torch.channels_last)
+
+    def empty(self, text: Tensor) -> Tensor:
+        """The empty prompt's states in place of these, (B, T, D)."""
+        return self.text[torch.zeros(len(text), dtype=torch.int64)].to(text)
 
 
 def prediction_target(scheduler: DDIMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

@@ -1,10 +1,9 @@
-"""Turn a model into one that draws in 1 to 8 steps without guidance: latent consistency distillation (arXiv 2310.04378).
+"""Turn a model into one that draws in a few steps without guidance: guided progressive or latent consistency distillation.
 
     python -m train.fewstep --model assets/emoji-64/student -o runs/fewstep/checkpoint
 
-The model itself, guided, jumps once along its own trajectory; the network in training must say at both ends of the jump that
-the trajectory leads to the same picture. The target is answered by the averaged weights. The result is a folder with
-diffusers' `LCMScheduler`.
+The model itself, guided, is the teacher. What `progressive` makes is sampled with ddim, at the steps it was trained for; what
+`consistency` makes with lcm. The checkpoint says how it is meant to be run, and conversion and evaluation follow it.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,11 +14,10 @@ from train.recipes import FewStepConfig
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
-    from torch import nn
 
-    from train.consistency import Solver
     from train.diffusion import Cache
-    from train.trainer import Loss, Part
+    from train.solver import Solver
+    from train.trainer import Loss
 
 
 def fewstep(config: FewStepConfig) -> dict[str, Any]:
@@ -27,39 +25,42 @@ def fewstep(config: FewStepConfig) -> dict[str, Any]:
     quiet()
     from dataclasses import asdict, replace
 
-    from kdc_edge.checkpoint import Checkpoint, CheckpointInfo
+    from kdc_edge.checkpoint import Checkpoint, CheckpointInfo, Sampling
     from kdc_edge.files import refuse_existing
     from train import diffusion, logbook
     from train.cache import cached
-    from train.consistency import Solver, lcm_scheduler
+    from train.consistency import lcm_scheduler
     from train.drawing import sampler
     from train.folders import load_pipeline, save_pipeline, with_unet
     from train.loop import fit, is_main, pick_device
+    from train.solver import Solver
 
     refuse_existing(config.output_dir, config.force)
     checkpoint = Checkpoint.open(config.model)
     pipeline = load_pipeline(str(config.model))
     solver = Solver.of(pipeline.scheduler, config.guidance)  # UsageError before anything is computed
-    teacher = pipeline.unet.to(pick_device())
+    model = diffusion.for_training(pipeline.unet, pick_device()).requires_grad_(False)
     source, table = cached(config.pictures, pipeline, config.toned_share)
-    source = replace(source, dropout=0.0)
-    network = diffusion.for_training(load_pipeline(str(config.model)).unet, teacher.device)
-    loss = consistency_loss(network, teacher, source, solver, config.loop.batch_size)
+    network = diffusion.for_training(load_pipeline(str(config.model)).unet, model.device)
+    loss = loss_of(config, network, model, replace(source, dropout=0.0), solver)
     few = with_unet(pipeline, network)
-    few.scheduler = lcm_scheduler(pipeline.scheduler)
+    if config.method == "consistency":
+        few.scheduler = lcm_scheduler(pipeline.scheduler)
     sample = sampler(few, table.captions, config.run_dir / "samples", steps=config.steps_drawn, guidance=1.0)
-    key = {"model": checkpoint.id, "data": table.digest, "guidance": config.guidance}
+    settings = {name: getattr(config, name) for name in ("method", "guidance", "steps_drawn", "parts")}
+    key = {"model": checkpoint.id, "data": table.digest, **settings}
     state = config.run_dir / "unet.safetensors"
     history = fit(network, loss, config.loop, state, key=key, label="few steps", sample=sample)
     if not is_main():
         return {}
-    settings = {"guidance": config.guidance, "loop": asdict(config.loop)}
+    settings["loop"] = asdict(config.loop)
     info = CheckpointInfo(
         format=1,
-        recipe="fewstep",
+        recipe=f"fewstep/{config.method}",
         config=settings,
         teacher=checkpoint.id,
         data=table.digest,
+        sampling=Sampling(config.steps_drawn, 1.0),
         losses=logbook.curve(history),
     )
     saved = save_pipeline(config.output_dir, few, info, config.force)
@@ -68,34 +69,21 @@ def fewstep(config: FewStepConfig) -> dict[str, Any]:
     return {"path": str(config.output_dir), **results}
 
 
-def consistency_loss(
+def loss_of(
+    config: FewStepConfig,
     network: "UNet2DConditionModel",
-    teacher: "UNet2DConditionModel",
+    model: "UNet2DConditionModel",
     source: "Cache",
     solver: "Solver",
-    batch_size: int,
 ) -> "Loss":
-    """Huber distance between the pictures that are seen from both ends of one jump of the guided teacher."""
-    import torch
-    from torch.func import functional_call
+    """The method's."""
+    from train.consistency import consistency_loss
+    from train.progressive import progressive_loss
 
-    from train.consistency import huber
-
-    def loss(training: "nn.Module", part: "Part") -> dict[str, torch.Tensor]:
-        draw = source.draw(batch_size, part, solver.timesteps)
-        empty = source.empty(draw)
-        share = torch.rand(batch_size, generator=part.generator)[part.rows(batch_size)]
-        here, there = draw.timesteps, solver.before(draw.timesteps)
-        with torch.no_grad():
-            answers = [teacher(draw.noisy, here, text).sample for text in (draw.text, empty)]
-            guided = solver.guided(*answers, share)
-            jumped = solver.jump(draw.noisy, guided, here, there)
-            answer = functional_call(network, dict(part.average), (jumped, there, draw.text)).sample
-            target = solver.picture(jumped, answer, there)
-        seen = solver.picture(draw.noisy, training(draw.noisy, here, draw.text).sample, here)
-        return {"consistency": huber(seen, target)}
-
-    return loss
+    batch_size = config.loop.batch_size
+    if config.method == "consistency":
+        return consistency_loss(network, model, source, solver, batch_size)
+    return progressive_loss(model, source, solver, batch_size, steps=config.steps_drawn, parts=config.parts)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -278,20 +278,25 @@ class DistillConfig:
 
 @dataclass(frozen=True)
 class FewStepConfig:
-    """Settings of consistency distillation."""
+    """Settings of the distillation to few steps."""
 
     model: Annotated[Path, tyro.conf.arg(aliases=["-m"])] = Path("assets/emoji-64/student")
     """The checkpoint to speed up."""
     output_dir: OutputDir = Path("runs/fewstep/checkpoint")
     run_dir: Path = Path("runs/fewstep")
+    method: Literal["progressive", "consistency"] = "progressive"
+    """progressive: ddim at exactly --steps-drawn steps; consistency: lcm at any few steps."""
     pictures: PicturesConfig = PicturesConfig()
     toned_share: float = 0.2
     """Share of the draws that go to pictures with a skin tone."""
     guidance: tuple[float, float] = (3.0, 3.0)
-    """Least and greatest guidance of the model's jumps: the result draws as if guided by something between."""
+    """Least and greatest guidance of the model: the result draws as if guided by something between."""
     steps_drawn: int = 4
-    """Steps of the pictures while it trains."""
-    loop: LoopConfig = LoopConfig(1500, 64, 2e-4, "muon", warmup=50, ema=0.95)
+    """Steps that the result takes for a picture."""
+    parts: int = 2
+    """Guided steps of the model that progressive's result takes in one."""
+    loop: LoopConfig = LoopConfig(1500, 16, 4e-4, "muon", warmup=50, ema=0.99)
+    """Progressive trains on each of its steps: a batch of 16 pictures in 4 steps is 64 samples."""
     log: Path = Path("docs/log.md")
     force: bool = False
 

@@ -5,14 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderTiny, StableDiffusionPipeline
+from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionPipeline
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from kdc_edge.checkpoint import Checkpoint
+from kdc_edge.checkpoint import Checkpoint, CheckpointInfo
 from kdc_edge.errors import UsageError
-from train import tiny_decoder
+from train import autoencoder, tiny_decoder
+from train.data import Pictures
 from train.decoder import decoder
-from train.folders import load_pipeline
+from train.folders import assemble, load_pipeline, save_pipeline
+from train.loop import fit
 from train.recipes import DecoderConfig, LoopConfig, PicturesConfig
+from train.trainer import Part, seeded
 
 
 @pytest.fixture
@@ -57,3 +62,57 @@ def test_what_cannot_be_made_tiny(config: DecoderConfig, tiny_checkpoint: Path) 
         decoder(replace(config, model=tiny_checkpoint))
     with pytest.raises(UsageError, match="--blocks has 3 numbers, the autoencoder has 2 levels"):
         decoder(replace(config, blocks=(1, 1, 1)))
+
+
+class Variational(nn.Module):
+    """What is decoded from a draw of the posterior, and the posterior's divergence from a unit Gaussian."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        posterior = self.vae.encode(x).latent_dist
+        return self.vae.decode(posterior.sample(generator)).sample, posterior.kl().mean()
+
+
+@pytest.fixture
+def trained(tiny_sd_checkpoint: Path, emoji: Pictures, tmp_path: Path) -> Path:
+    """`tiny_sd_checkpoint` with an f = 8 `AutoencoderKL` of four levels that has learned emoji."""
+    widths = (24, 48, 48, 48)
+    vae = seeded(
+        0,
+        lambda: AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=widths,
+            norm_num_groups=8,
+            latent_channels=4,
+            scaling_factor=1.0,
+        ),
+    )
+    pixels = emoji.tensor()
+    loop = LoopConfig(600, 16, 2e-3, ema=0.99)
+
+    def loss(network: nn.Module, part: Part) -> dict[str, Tensor]:
+        index = torch.randint(len(pixels), (loop.batch_size,), generator=part.generator)
+        x = autoencoder.to_float(pixels[index])
+        y, divergence = network(x, part.generator)
+        return {"l2": F.mse_loss(y, x), "kl": 1e-5 * divergence}
+
+    fit(Variational(vae), loss, loop, tmp_path / "kl" / "vae.safetensors", key={}, label="kl")
+    print(f"\nAutoencoderKL: {autoencoder.psnr(vae, pixels[:64]):.2f} dB to the pictures")
+    pipeline = load_pipeline(str(tiny_sd_checkpoint))
+    parts = (pipeline.unet, vae, pipeline.text_encoder, pipeline.tokenizer, pipeline.scheduler)
+    save_pipeline(tmp_path / "sd", assemble(*parts), CheckpointInfo(1, "test", {}))
+    return tmp_path / "sd"
+
+
+@pytest.mark.slow
+def test_a_trained_decoder_is_replaced_by_a_fraction_of_itself(trained: Path, config: DecoderConfig) -> None:
+    loop = LoopConfig(800, 16, 2e-3, ema=0.99)
+    pictures = replace(config.pictures, data="assets/emoji-64.tar")
+    found = decoder(replace(config, model=trained, pictures=pictures, channels=32, blocks=(2, 2, 1, 0), loop=loop))
+    share = found["student_decoder_macs"] / found["teacher_decoder_macs"]
+    print(f"AutoencoderTiny: {found['psnr_to_teacher']} dB to the decoder it replaces, {share:.2f} of its MACs")
+    assert share < 0.5 and found["psnr_to_teacher"] > 25

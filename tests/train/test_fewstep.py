@@ -1,4 +1,4 @@
-"""Consistency distillation: its arithmetic against diffusers' schedulers, and a whole run."""
+"""Distillation to few steps: whole runs of both methods, and what each is taught."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,84 +7,65 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, LCMScheduler, StableDiffusionPipeline
 
-from kdc_edge.checkpoint import Checkpoint
+from kdc_edge.checkpoint import Checkpoint, Sampling
 from kdc_edge.errors import UsageError
-from train.consistency import STEPS, Solver, huber, lcm_scheduler
-from train.diffusion import build_scheduler
+from kdc_edge.spec import pipeline_spec
+from train.cache import cached
 from train.fewstep import fewstep
+from train.folders import load_pipeline
+from train.progressive import progressive_loss
 from train.recipes import FewStepConfig, LoopConfig, PicturesConfig
-
-KINDS = ("epsilon", "v_prediction", "sample")
-
-
-def scheduler(kind: str) -> DDIMScheduler:
-    return DDIMScheduler.from_config({**build_scheduler().config, "prediction_type": kind, "set_alpha_to_one": False})
+from train.solver import Solver
+from train.trainer import Part, generator_at
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_jump_is_a_step_of_ddim(kind: str) -> None:
-    plain, solver = scheduler(kind), Solver.of(scheduler(kind), (3.0, 3.0))
-    plain.set_timesteps(STEPS)
-    torch.manual_seed(0)
-    z, prediction = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
-    for timestep in (999, 519, 39):
-        here = torch.tensor([timestep, timestep])
-        expected = plain.step(prediction, timestep, z).prev_sample
-        assert torch.allclose(solver.jump(z, prediction, here, solver.before(here)), expected, atol=1e-4)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_picture_is_what_the_lcm_scheduler_takes_it_for(kind: str) -> None:
-    solver, few = Solver.of(scheduler(kind), (3.0, 3.0)), lcm_scheduler(scheduler(kind))
-    few.set_timesteps(4)
-    z, prediction = torch.randn(1, 4, 3, 3), torch.randn(1, 4, 3, 3)
-    for timestep in few.timesteps:
-        assert timestep in solver.timesteps
-        few._step_index = None
-        expected = few.step(prediction, timestep, z, generator=torch.Generator()).denoised
-        assert torch.allclose(solver.picture(z, prediction, timestep[None]), expected, atol=1e-5)
-
-
-def test_where_no_noise_is_left_the_picture_is_what_is_there() -> None:
-    solver = Solver.of(scheduler("epsilon"), (1.0, 1.0))
-    z = torch.randn(3, 4, 2, 2)
-    assert torch.equal(solver.picture(z, torch.randn_like(z), torch.zeros(3, dtype=torch.int64)), z)
-
-
-def test_guidance_and_the_grid() -> None:
-    solver = Solver.of(scheduler("epsilon"), (3.0, 5.0))
-    ones = torch.ones(2, 1, 1, 1)
-    assert solver.guided(2 * ones, ones, torch.tensor([0.0, 0.5])).flatten().tolist() == [4, 5]
-    assert solver.timesteps[[0, -1]].tolist() == [19, 999]
-    assert solver.before(torch.tensor([19, 999])).tolist() == [0, 979]
-    assert huber(torch.zeros(3), torch.zeros(3)) == 0
-    assert huber(torch.zeros(3), torch.ones(3)) == pytest.approx(0.999, abs=1e-3)
-    for impossible in ((0.5, 3.0), (3.0, 2.0)):
-        with pytest.raises(UsageError, match="it must rise, from 1"):
-            Solver.of(scheduler("epsilon"), impossible)
-
-
+@pytest.mark.parametrize("method", ["progressive", "consistency"])
 @pytest.mark.parametrize("shape", ["tiny_checkpoint", "tiny_sd_checkpoint"])
-def test_a_run_makes_a_folder_that_draws_in_four_steps(
-    shape: str, few: Path, tmp_path: Path, request: pytest.FixtureRequest
+def test_a_run_makes_a_folder_that_draws_in_three_steps(
+    shape: str, method: str, few: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     model = request.getfixturevalue(shape)
     config = FewStepConfig(
         model=model,
         output_dir=tmp_path / "out",
         run_dir=tmp_path / "run",
+        method=method,
         pictures=PicturesConfig(str(few), cache_dir=tmp_path / "cache"),
+        steps_drawn=3,
         loop=LoopConfig(4, 4, 1e-3, warmup=1, ema=0.95, sample_every=4),
         log=tmp_path / "log.md",
     )
     found = fewstep(config)
     checkpoint = Checkpoint.open(tmp_path / "out")
     assert checkpoint.id == found["checkpoint"] and checkpoint.info.teacher == Checkpoint.open(model).id
+    assert checkpoint.info.sampling == Sampling(3, 1.0)
+    spec = pipeline_spec(checkpoint)
+    assert (spec.steps, spec.guidance) == (3, 1.0)
+    assert pipeline_spec(checkpoint, steps=8).steps == 8
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "out")
     pipeline.set_progress_bar_config(disable=True)
-    assert isinstance(pipeline.scheduler, LCMScheduler)
-    pictures = pipeline("red apple", num_inference_steps=4, guidance_scale=1.0, output_type="np").images
+    assert isinstance(pipeline.scheduler, LCMScheduler if method == "consistency" else DDIMScheduler)
+    pictures = pipeline("red apple", num_inference_steps=3, guidance_scale=1.0, output_type="np").images
     assert torch.isfinite(torch.from_numpy(pictures)).all()
     assert [path.name for path in (tmp_path / "run" / "samples").iterdir()] == ["0000004.png"]
     with pytest.raises(UsageError, match="exists"):
         fewstep(replace(config, force=False))
+
+
+def test_a_model_without_guidance_is_already_its_own_progressive_student(
+    tiny_checkpoint: Path, few: Path, tmp_path: Path
+) -> None:
+    """One part of a step is the step itself; two are not; and guided it goes elsewhere."""
+    pipeline = load_pipeline(str(tiny_checkpoint))
+    source, _ = cached(PicturesConfig(str(few), cache_dir=tmp_path), pipeline, 0.0)
+    part = {"step": 0, "index": 0, "count": 1, "device": torch.device("cpu")}
+
+    def error(guidance: float, parts: int) -> float:
+        solver = Solver.of(pipeline.scheduler, (guidance, guidance))
+        loss = progressive_loss(pipeline.unet, source, solver, 4, steps=4, parts=parts)
+        return loss(pipeline.unet, Part(**part, generator=generator_at(0, 0)))["progressive"].item()
+
+    assert error(1.0, 1) < 1e-9
+    assert error(1.0, 2) > 1e-6 and error(3.0, 1) > 1e-6
+    with pytest.raises(UsageError, match="--parts is 0"):
+        error(1.0, 0)
