@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kdc_edge import schema
 from kdc_edge.errors import BundleError
 from kdc_edge.files import read_json, recover, sha256
@@ -26,6 +29,7 @@ CONFIGS = {
 WEIGHTED = ("unet", "vae", "text_encoder")
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 OUTSIDE = ("README.md", "kdc.json")  # in a checkpoint, and not of its identity
+DTYPES = {"F16": np.float16, "F32": np.float32, "I8": np.int8}
 HEADER_LIMIT = 100_000_000  # bytes, as the safetensors library has it
 AGAIN = "fetch the checkpoint again"
 
@@ -129,6 +133,17 @@ def read_header(path: Path) -> dict[str, Any]:
     if size != 8 + length + end:
         raise BundleError(f"{path}: {size} bytes, its header says {8 + length + end}; {AGAIN}")
     return tensors
+
+
+def mapped(path: Path, name: str) -> NDArray[Any]:
+    """One tensor of a safetensors file, memory-mapped: reading some of its rows touches no others."""
+    entry = read_header(path)[name]
+    dtype, shape = np.dtype(DTYPES[entry["dtype"]]), tuple(entry["shape"])
+    if 0 in shape:  # which no system maps
+        return np.zeros(shape, dtype)
+    with path.open("rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little") + entry["data_offsets"][0]
+    return np.memmap(path, dtype, "r", start, shape)
 
 
 def _check_weights(folder: Path) -> None:

@@ -14,7 +14,7 @@ from kdc_edge import command, doctor, machine
 from kdc_edge.errors import UsageError, choose
 from kdc_edge.files import replacing
 from kdc_edge.images import check_picture, contact_sheet, pixel_hash
-from kdc_edge.inspection import lines, open_any, summarize
+from kdc_edge.inspection import lines, look, open_any, summarize
 from kdc_edge.pipeline import Pipeline
 from kdc_edge.runtimes import Options
 from kdc_edge.stages import STAGES, run_stage
@@ -61,7 +61,7 @@ class PathConfig:
     """Where to look."""
 
     path: tyro.conf.Positional[Path]
-    """A bundle or a checkpoint."""
+    """A bundle or a checkpoint; to inspect, also a replay buffer."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
 
 
 def inspect(config: PathConfig) -> dict[str, Any]:
-    """Say what is in a bundle or a checkpoint."""
-    summary = summarize(open_any(config.path))
+    """Say what is in a bundle, a checkpoint or a replay buffer."""
+    summary = look(config.path)
     print(*lines(summary), sep="\n", file=sys.stderr)
     return summary
 

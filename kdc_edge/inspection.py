@@ -1,14 +1,21 @@
-"""What is in a bundle or a checkpoint, as JSON data; `lines` lays it out for people."""
+"""What is in a bundle, a checkpoint or a replay buffer, as JSON data; `lines` lays it out for people."""
 
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdc_edge import schema
+from kdc_edge import replay, schema
 from kdc_edge.bundle import Bundle
 from kdc_edge.checkpoint import WEIGHTED, Checkpoint, read_header, weight_files
 from kdc_edge.errors import BundleError
+
+
+def look(path: Path) -> dict[str, Any]:
+    """Kind and contents of whatever the folder is; of what has one, the id. Raises BundleError."""
+    if replay.is_buffer(path):
+        return replay.summarize(replay.read(path))
+    return summarize(open_any(path))
 
 
 def open_any(path: Path) -> Bundle | Checkpoint:

@@ -33,7 +33,7 @@ from train.recipes import PicturesConfig
 from train.rows import Stored
 from train.tokenizer import pad_ids
 
-FORMAT = 1
+FORMAT = 2
 PICTURES, CAPTIONS = 2048, 1024  # of a shard
 PIXELS = 1 << 20  # of one call of the autoencoder
 TEXTS = 128  # of one call of the text encoder
@@ -60,7 +60,7 @@ def cached(config: PicturesConfig, pipeline: StableDiffusionPipeline, toned_shar
     pictures = _pictures(folder, config, pipeline, size)
     table = Table.open([path.with_suffix(".json") for path in pictures])
     prompts = list(dict.fromkeys(["", *(text for group in table.captions for text in group)]))
-    texts = _texts(folder, config, pipeline, prompts)
+    texts = text_shards(folder, config, pipeline, prompts)
     number = {text: i for i, text in enumerate(prompts)}
     stored = {name: Stored.open(pictures, name) for name in read_header(pictures[0])}
     source = Cache(
@@ -145,7 +145,7 @@ def _encoded(vae: nn.Module, pixels: Tensor, flips: bool) -> dict[str, Tensor]:
     return found
 
 
-def _texts(
+def text_shards(
     folder: Path, config: PicturesConfig, pipeline: StableDiffusionPipeline, prompts: Sequence[str]
 ) -> list[Path]:
     """Shards of text states, in the order of `prompts`."""

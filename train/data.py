@@ -96,10 +96,12 @@ class Source:
         return len(self.table)
 
     def read(self, number: int, size: int) -> tuple[np.ndarray, tuple[str, ...], dict[str, str]]:
-        """Pixels (size, size, 3) uint8, captions, and what else is known of a picture."""
+        """Pixels (size, size, 3) uint8, captions, and what else is known of a picture, its file's SHA-256 included."""
         record = self.table[number]
-        picture = decode(record[self.image_column], size, f"{self.name}, row {number}")
-        row = {k: v for k, v in flatten(record).items() if isinstance(v, str)} | {"text": self.text_of(record, number)}
+        name, data = file_of(record[self.image_column], f"{self.name}, row {number}")
+        picture = decode_bytes(data, size, name)
+        row = {k: v for k, v in flatten(record).items() if isinstance(v, str)}
+        row |= {"text": self.text_of(record, number), "sha256": hashlib.sha256(data).hexdigest()}
         return picture, tuple(captions(row, picture)), row
 
     def split(self, name: str) -> list[int]:
@@ -208,11 +210,10 @@ def flatten(record: dict[str, Any]) -> dict[str, Any]:
     return {**inner, **record} if isinstance(inner, dict) else record
 
 
-def decode(image: dict[str, Any], size: int, where: str) -> np.ndarray:
-    """`{"bytes", "path"}` → (size, size, 3) uint8."""
+def file_of(image: dict[str, Any], where: str) -> tuple[str, bytes]:
+    """`{"bytes", "path"}` → the name to complain about, and the encoded picture."""
     name = image.get("path") or where
     try:
-        data = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+        return name, image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
     except OSError as error:
         raise BundleError(f"{name}: not a readable picture ({error}); mend or remove it") from error
-    return decode_bytes(data, size, name)

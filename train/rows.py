@@ -9,9 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdc_edge.checkpoint import read_header
-
-DTYPES = {"F16": np.float16, "F32": np.float32}
+from kdc_edge.checkpoint import mapped
 
 
 class Rows(Protocol):
@@ -33,7 +31,7 @@ class Stored:
 
     @classmethod
     def open(cls, paths: Sequence[Path], name: str) -> "Stored":
-        return cls(tuple(_mapped(path, name) for path in paths))
+        return cls(tuple(mapped(path, name) for path in paths))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -51,10 +49,3 @@ class Stored:
             here = which == part
             out[here] = self.parts[part][wanted[here] - starts[part]]
         return torch.from_numpy(out)
-
-
-def _mapped(path: Path, name: str) -> np.ndarray:
-    entry = read_header(path)[name]
-    with path.open("rb") as file:
-        start = 8 + int.from_bytes(file.read(8), "little") + entry["data_offsets"][0]
-    return np.memmap(path, DTYPES[entry["dtype"]], "r", start, tuple(entry["shape"]))

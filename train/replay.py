@@ -1,0 +1,263 @@
+"""The replay buffer in training: it takes in a task, keeps within its bytes what a policy prefers, and is drawn from.
+
+Captions cost little and are kept longer than latents: what was taught and has no latent left can still be asked of the
+student itself (`train.pool`). The file is replaced whole, so that a kill or a full disk leaves the one before.
+"""
+
+# N items, M captions, C latent channels, h w latent grid
+
+import hashlib
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from kdc_edge import schema
+from kdc_edge.errors import UsageError
+from kdc_edge.files import replacing
+from kdc_edge.replay import FILE, FORMAT, About, Contents, hexadecimal, read
+from train.policies import POLICIES, Items, uniform
+from train.rows import Rows
+
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+DTYPES = {"int8": np.int8, "fp16": np.float16, "captions": np.int8}
+HEADER = 1536  # bytes, at most, of names and shapes
+RECORD = 4 + 32 + 4 + 4 + 8  # scale, picture, caption, task, priority
+CAPTIONS = 0.25  # of the bytes, at most
+
+
+def parse_bytes(text: str) -> int:
+    """`64MiB`, `100 kB`, `5000` → bytes. Raises UsageError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
+    unit = UNITS.get((match[2] or "B").upper()) if match else None
+    if match is None or unit is None:
+        raise UsageError(f"'{text}' is no number of bytes; write 64MiB, 500KB or 100000")
+    return round(float(match[1]) * unit)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a task brings: latents (n, C, h, w), read only where they are chosen; their pictures' SHA-256 and captions."""
+
+    task: str
+    latents: Rows
+    pictures: Sequence[str]
+    captions: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Immutable; every change is a new one, and `save` puts it on disk."""
+
+    contents: Contents
+
+    @classmethod
+    def empty(cls, about: About) -> "Buffer":
+        """Raises UsageError for a limit that holds nothing."""
+        columns = {
+            "latents": np.zeros((0, *about.latent), DTYPES[about.store]),
+            "scales": np.zeros(0, np.float32),
+            "pictures": np.zeros((0, 32), np.uint8),
+            "caption": np.zeros(0, np.int32),
+            "task": np.zeros(0, np.int32),
+            "priority": np.zeros(0, np.float64),
+            "caption_task": np.zeros(0, np.int32),
+        }
+        least = _fixed(about) + (item_bytes(about) if about.store != "captions" else 64)
+        if about.limit < least:
+            raise UsageError(f"--replay-memory is {about.limit:,} bytes, one item takes {least:,}; give more")
+        return cls(Contents(about, columns))
+
+    @classmethod
+    def open(cls, folder: Path) -> "Buffer":
+        return cls(read(folder))
+
+    @property
+    def about(self) -> About:
+        return self.contents.about
+
+    def __len__(self) -> int:
+        return len(self.contents)
+
+    def digest(self) -> str:
+        """SHA-256 over everything in it."""
+        found = hashlib.sha256(schema.canonical(asdict(self.about)))
+        for name in sorted(self.contents.columns):
+            found.update(np.ascontiguousarray(self.contents.columns[name]).tobytes())
+        return found.hexdigest()
+
+    def require(self, vae: str, vocabulary: str) -> None:
+        """UsageError where a student has another autoencoder or tokenizer."""
+        for what, seen, wanted in (("autoencoder", vae, self.about.vae), ("tokenizer", vocabulary, self.about.vocabulary)):
+            if seen != wanted:
+                raise UsageError(
+                    f"the buffer was built with the {what} {wanted[:12]}…, the student has {seen[:12]}…: its items would "
+                    "mean something else; use the buffer's own student, or another --buffer"
+                )
+
+    def take(self, offer: Offer) -> "Buffer":
+        """With a task more, within the limit. Pictures that are there already are left as they are."""
+        about, columns, count = self.about, self.contents.columns, len(self)
+        known = set(hexadecimal(columns["pictures"]))
+        first = {picture: i for i, picture in reversed(list(enumerate(offer.pictures)))}
+        offered = [] if about.store == "captions" else sorted(i for name, i in first.items() if name not in known)
+        tasks = (*about.tasks, offer.task)
+        captions = tuple(dict.fromkeys([*about.captions, *offer.captions]))
+        place = {text: i for i, text in enumerate(captions)}
+        number = len(tasks) - 1
+        added = {
+            "pictures": np.frombuffer(bytes.fromhex("".join(offer.pictures[i] for i in offered)), np.uint8).reshape(-1, 32),
+            "caption": np.array([place[offer.captions[i]] for i in offered], np.int32),
+            "task": np.full(len(offered), number, np.int32),
+            "priority": np.zeros(len(offered)),
+            "caption_task": np.full(len(captions) - len(about.captions), number, np.int32),
+        }
+        meta = {name: np.concatenate([columns[name], value]) for name, value in added.items()}
+        about = replace(about, tasks=tasks, captions=captions)
+
+        def latents(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+            return offer.latents[torch.tensor([offered[i - count] for i in rows], dtype=torch.int64)].float().numpy()
+
+        fresh = np.arange(count + len(offered)) >= count
+        rows, kept, meta["priority"] = _choice(about, meta, fresh, lambda rows: latents(rows).reshape(len(rows), -1))
+        old = rows[rows < count]
+        values, scales = encode(latents(rows[rows >= count]).reshape(-1, *about.latent), about.store)
+        stored = {"latents": np.concatenate([columns["latents"][old], values])}
+        stored["scales"] = np.concatenate([columns["scales"][old], scales])
+        chosen = _selected(about, meta, rows, kept).contents
+        return Buffer(replace(chosen, columns=chosen.columns | stored))
+
+    def remove(self, pictures: Collection[str] = (), captions: Collection[str] = ()) -> "Buffer":
+        """Without these pictures (hex SHA-256, or its first eight digits or more) and captions, and what hangs on them.
+
+        A caption goes with the last of its pictures. Raises UsageError for one that is not there.
+        """
+        columns, texts = self.contents.columns, self.about.captions
+        names = hexadecimal(columns["pictures"])
+        gone = np.zeros(len(self), bool)
+        for wanted in pictures:
+            hit = np.array([len(wanted) >= 8 and name.startswith(wanted.lower()) for name in names], bool)
+            if not hit.any():
+                raise UsageError(f"no picture {wanted} in the buffer; kdc-edge inspect lists those that are there")
+            gone |= hit
+        if absent := sorted(set(captions) - set(texts)):
+            raise UsageError(f"no caption '{absent[0]}' in the buffer; it holds {len(texts)} others")
+        gone |= np.array([texts[number] in captions for number in columns["caption"]], bool)
+        orphans = set(columns["caption"][gone].tolist()) - set(columns["caption"][~gone].tolist())
+        kept = [i for i, text in enumerate(texts) if i not in orphans and text not in captions]
+        return _selected(self.about, columns, np.flatnonzero(~gone), np.array(kept, np.int64))
+
+    def merge(self, other: "Buffer") -> "Buffer":
+        """What is in either, by this one's limit and policy. Raises UsageError where their networks or stores differ."""
+        mine, theirs = self.about, other.about
+        self.require(theirs.vae, theirs.vocabulary)
+        if (mine.latent, mine.store) != (theirs.latent, theirs.store):
+            raise UsageError(f"one buffer holds {mine.store} {mine.latent}, the other {theirs.store} {theirs.latent}")
+        tasks = tuple(dict.fromkeys([*mine.tasks, *theirs.tasks]))
+        captions = tuple(dict.fromkeys([*mine.captions, *theirs.captions]))
+        texts, names = ({name: i for i, name in enumerate(known)} for known in (captions, tasks))
+        columns = dict(other.contents.columns)
+        columns["caption"] = _renumbered(columns["caption"], theirs.captions, texts)
+        columns["task"] = _renumbered(columns["task"], theirs.tasks, names)
+        columns["caption_task"] = _renumbered(columns["caption_task"], theirs.tasks, names)
+        known = set(hexadecimal(self.contents.columns["pictures"]))
+        rows = [i for i, name in enumerate(hexadecimal(columns["pictures"])) if name not in known]
+        new = [i for i, text in enumerate(theirs.captions) if text not in set(mine.captions)]
+        keep = {name: new if name == "caption_task" else rows for name in columns}
+        joined = {n: np.concatenate([self.contents.columns[n], columns[n][keep[n]]]) for n in columns}
+        about = replace(mine, tasks=tasks, captions=captions)
+        none = np.zeros(len(joined["task"]), bool)
+        chosen, kept, joined["priority"] = _choice(about, joined, none, lambda rows: np.zeros((0, 1), np.float32))
+        return _selected(about, joined, chosen, kept)
+
+    def save(self, folder: Path) -> "Buffer":
+        """Atomic; on a full disk ResourceError, and the old file stays."""
+        folder.mkdir(parents=True, exist_ok=True)
+        about = schema.canonical(asdict(self.about)).decode()
+        with replacing(folder / FILE) as temporary:
+            columns = {name: np.ascontiguousarray(value) for name, value in self.contents.columns.items()}
+            save_file(columns, temporary, {"about": about})
+        return Buffer.open(folder)
+
+
+def new_about(vae: str, vocabulary: str, latent: Sequence[int], learned: Sequence[str], **settings: object) -> About:
+    """Of an empty buffer for a student that has already `learned` some tasks; `settings` as in `About`."""
+    return About(FORMAT, vae, vocabulary, tuple(latent), tasks=tuple(learned), captions=(), **settings)
+
+
+def encode(latents: NDArray[np.float32], store: str) -> tuple[NDArray, NDArray[np.float32]]:
+    """(N, C, h, w) → stored values and scales (N,): value times scale is the latent."""
+    if store == "fp16":
+        return latents.astype(np.float16), np.ones(len(latents), np.float32)
+    peak = np.abs(latents).reshape(len(latents), -1).max(1, initial=1e-12)
+    scales = (peak / 127).astype(np.float32)
+    return np.round(latents / scales[:, None, None, None]).astype(np.int8), scales
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Rows of stored latents, as float32."""
+
+    values: NDArray
+    scales: NDArray[np.float32]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        rows = index.numpy()
+        return torch.from_numpy(self.values[rows].astype(np.float32) * self.scales[rows, None, None, None])
+
+
+def item_bytes(about: About) -> int:
+    return int(np.prod(about.latent)) * np.dtype(DTYPES[about.store]).itemsize + RECORD
+
+
+def caption_bytes(text: str) -> int:
+    """In a JSON string inside the header, with the number of its task."""
+    return len(schema.canonical(schema.canonical(text).decode())) + 1 + 4
+
+
+def _fixed(about: About) -> int:
+    return HEADER + sum(caption_bytes(name) for name in about.tasks)
+
+
+def _renumbered(column: NDArray, names: Sequence[str], places: dict[str, int]) -> NDArray:
+    return np.array([places[name] for name in names], np.int32)[column] if len(column) else column
+
+
+def _choice(
+    about: About,
+    meta: dict[str, NDArray],
+    fresh: NDArray[np.bool_],
+    embedding: Callable[[NDArray[np.int64]], NDArray[np.float32]],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Rows and captions that stay, and all priorities: captions by chance up to their share, then what fits of the rest."""
+    room = about.limit - _fixed(about)
+    costs = np.array([caption_bytes(text) for text in about.captions], np.int64)
+    names = [np.frombuffer(text.encode(), np.uint8) for text in about.captions]
+    share = room if about.store == "captions" else CAPTIONS * room
+    order = np.argsort(uniform(about.seed, names), kind="stable")
+    kept = np.sort(order[: np.searchsorted(np.cumsum(costs[order]), share, side="right")])
+    places = max(0, (room - int(costs[kept].sum())) // item_bytes(about))
+    items = Items(*(meta[n] for n in ("pictures", "caption", "task", "priority")), fresh, embedding, places)
+    priority = POLICIES[about.policy](items, about.seed)
+    possible = np.flatnonzero(np.isin(meta["caption"], kept))
+    return np.sort(possible[np.argsort(priority[possible], kind="stable")[:places]]), kept, priority
+
+
+def _selected(about: About, columns: dict[str, NDArray], rows: NDArray[np.int64], captions: NDArray[np.int64]) -> Buffer:
+    """Those items and captions alone, renumbered."""
+    place = np.full(len(about.captions), -1, np.int32)
+    place[captions] = np.arange(len(captions))
+    found = {name: value[rows] for name, value in columns.items() if name != "caption_task"}
+    found["caption"] = place[found["caption"]]
+    found["caption_task"] = columns["caption_task"][captions]
+    return Buffer(Contents(replace(about, captions=tuple(about.captions[i] for i in captions)), found))
