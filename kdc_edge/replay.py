@@ -94,7 +94,11 @@ def _check(path: Path, about: About, columns: dict[str, NDArray[Any]]) -> None:
         raise BundleError(f"{path}: its latents are {columns['latents'].shape[1:]}, not {about.latent}; {AGAIN}")
     if any(len(columns[name]) != count for name in per_item) or len(columns["caption_task"]) != len(about.captions):
         raise BundleError(f"{path}: its columns are of different lengths; {AGAIN}")
-    for name, limit in (("caption", len(about.captions)), ("task", len(about.tasks)), ("caption_task", len(about.tasks))):
+    for name, limit in (
+        ("caption", len(about.captions)),
+        ("task", len(about.tasks)),
+        ("caption_task", len(about.tasks)),
+    ):
         if len(columns[name]) and not 0 <= columns[name].min() <= columns[name].max() < limit:
             raise BundleError(f"{path}: {name} points beyond the {limit} there are; {AGAIN}")
 

@@ -20,6 +20,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
+from transformers import CLIPTokenizer
 
 from kdc_edge.checkpoint import read_header
 from kdc_edge.errors import GateError, UsageError
@@ -60,7 +61,7 @@ def cached(config: PicturesConfig, pipeline: StableDiffusionPipeline, toned_shar
     pictures = _pictures(folder, config, pipeline, size)
     table = Table.open([path.with_suffix(".json") for path in pictures])
     prompts = list(dict.fromkeys(["", *(text for group in table.captions for text in group)]))
-    texts = text_shards(folder, config, pipeline, prompts)
+    texts = _texts(folder, config, pipeline, prompts)
     number = {text: i for i, text in enumerate(prompts)}
     stored = {name: Stored.open(pictures, name) for name in read_header(pictures[0])}
     source = Cache(
@@ -145,7 +146,7 @@ def _encoded(vae: nn.Module, pixels: Tensor, flips: bool) -> dict[str, Tensor]:
     return found
 
 
-def text_shards(
+def _texts(
     folder: Path, config: PicturesConfig, pipeline: StableDiffusionPipeline, prompts: Sequence[str]
 ) -> list[Path]:
     """Shards of text states, in the order of `prompts`."""
@@ -160,6 +161,13 @@ def text_shards(
             save_file({"states": torch.cat(parts).to(TORCH[config.cache_dtype])}, temporary)
     state.wait_for_everyone()
     return paths
+
+
+def text_rows(config: PicturesConfig, pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> Stored:
+    """The states (len(prompts), T, D) of prompts that belong to no data set, from disk or computed now."""
+    made_from = [FORMAT, weights_hash(pipeline.text_encoder), vocabulary_hash(pipeline.tokenizer), config.cache_dtype]
+    name = hashlib.sha256(canonical([*made_from, list(prompts)])).hexdigest()[:16]
+    return Stored.open(_texts(config.cache_dir / name, config, pipeline, prompts), "states")
 
 
 @torch.no_grad()
@@ -187,3 +195,8 @@ def weights_hash(network: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def vocabulary_hash(tokenizer: CLIPTokenizer) -> str:
+    """SHA-256 over tokens and ids."""
+    return hashlib.sha256(canonical(tokenizer.get_vocab())).hexdigest()

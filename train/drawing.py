@@ -1,6 +1,6 @@
 """Pictures by a pipeline of diffusers: many at once, as a sheet, and of a network that is still in training."""
 
-# N pictures, H W pixels
+# N pictures, H W pixels, C latent channels, h w latent grid
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +25,19 @@ def generate(
     pipeline: StableDiffusionPipeline, prompts: Sequence[str], *, steps: int, guidance: float, seed: int
 ) -> NDArray[np.uint8]:
     """(N, H, W, 3) uint8; picture i starts from the noise of seed + i, and what a sampler adds is a function of seed, too."""
+    return (_draw(pipeline, prompts, steps, guidance, seed, "np") * 255).round().astype(np.uint8)
+
+
+def latents(
+    pipeline: StableDiffusionPipeline, prompts: Sequence[str], *, steps: int, guidance: float, seed: int
+) -> NDArray[np.float32]:
+    """(N, C, h, w) as the U-Net knows them, of the same pictures."""
+    return _draw(pipeline, prompts, steps, guidance, seed, "latent")
+
+
+def _draw(
+    pipeline: StableDiffusionPipeline, prompts: Sequence[str], steps: int, guidance: float, seed: int, output: str
+) -> NDArray[np.float32]:
     unet = pipeline.unet.config
     side = unet.sample_size * pipeline.vae_scale_factor
     shape = (unet.in_channels, unet.sample_size, unet.sample_size)
@@ -33,7 +46,7 @@ def generate(
     parts = []
     for start in tqdm(range(0, len(prompts), BATCH), desc="pictures", unit="batch", disable=None):
         part = slice(start, start + BATCH)
-        pictures = pipeline(
+        found = pipeline(
             list(prompts[part]),
             height=side,
             width=side,
@@ -41,9 +54,9 @@ def generate(
             guidance_scale=guidance,
             latents=torch.from_numpy(noise[part]),
             generator=torch.Generator().manual_seed(seed + start),
-            output_type="np",
+            output_type=output,
         ).images
-        parts.append((pictures * 255).round().astype(np.uint8))
+        parts.append(found.cpu().numpy() if output == "latent" else found)
     return np.concatenate(parts)
 
 

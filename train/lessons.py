@@ -1,13 +1,14 @@
 """Tasks of a continual student: data sets, or some pictures of one, read from `tasks.toml`.
 
-    [[task]]
-    name = "animals"
-    data = "assets/emoji-64.tar"                  # what --data takes; the command's own --data if left out
-    where = { group = "Animals & Nature" }        # of any column: groups, classes (text), styles; a value or a list
+[[task]]
+name = "animals"
+data = "assets/emoji-64.tar"                  # what --data takes; the command's own --data if left out
+where = { group = "Animals & Nature" }        # of any column: groups, classes (text), styles; a value or a list
 """
 
 # N pictures of the data set
 
+import hashlib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -71,7 +72,9 @@ def distinct(tasks: Sequence[Task], learned: Sequence[str] = ()) -> None:
             raise UsageError(f"'{task.name}' was learned before: {', '.join(learned)}; name another task")
         for name, other in seen.items():
             if task.name == name or what == other:
-                raise UsageError(f"the task '{task.name}' is there twice ('{name}'): the same name or the same pictures")
+                raise UsageError(
+                    f"the task '{task.name}' is there twice ('{name}'): the same name or the same pictures"
+                )
         seen[task.name] = what
 
 
@@ -86,13 +89,17 @@ class Lesson:
     """Numbers (n,) of its pictures."""
 
     @classmethod
-    def of(cls, task: Task, pictures: PicturesConfig, pipeline: StableDiffusionPipeline, toned_share: float) -> "Lesson":
+    def of(
+        cls, task: Task, pictures: PicturesConfig, pipeline: StableDiffusionPipeline, toned_share: float
+    ) -> "Lesson":
         """Latents and text states from the cache or made now. Raises UsageError for a task without pictures."""
         config = pictures if task.data is None else replace(pictures, data=task.data)
         source, table = cached(config, pipeline, toned_share)
         mask = matching(table.rows, task)
         weights = source.weights * mask
-        source = replace(source, weights=weights * (mask.sum() / weights.sum()))  # each picture counts as one, on average
+        source = replace(
+            source, weights=weights * (mask.sum() / weights.sum())
+        )  # each picture counts as one, on average
         return cls(task, source, table, torch.nonzero(mask).flatten())
 
     def offer(self) -> Offer:
@@ -100,6 +107,12 @@ class Lesson:
         numbers = self.rows.tolist()
         pictures = [self.table.rows[i]["sha256"] for i in numbers]
         return Offer(self.task.name, Part(self.source.latents.mean, self.rows), pictures, self.captions)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over its pictures and their captions."""
+        known = [(self.table.rows[i]["sha256"], *self.table.captions[i]) for i in self.rows.tolist()]
+        return hashlib.sha256(schema.canonical(known)).hexdigest()
 
     @property
     def captions(self) -> list[str]:

@@ -69,9 +69,7 @@ class Buffer:
             "priority": np.zeros(0, np.float64),
             "caption_task": np.zeros(0, np.int32),
         }
-        least = _fixed(about) + (item_bytes(about) if about.store != "captions" else 64)
-        if about.limit < least:
-            raise UsageError(f"--replay-memory is {about.limit:,} bytes, one item takes {least:,}; give more")
+        _require_room(about)
         return cls(Contents(about, columns))
 
     @classmethod
@@ -94,7 +92,10 @@ class Buffer:
 
     def require(self, vae: str, vocabulary: str) -> None:
         """UsageError where a student has another autoencoder or tokenizer."""
-        for what, seen, wanted in (("autoencoder", vae, self.about.vae), ("tokenizer", vocabulary, self.about.vocabulary)):
+        for what, seen, wanted in (
+            ("autoencoder", vae, self.about.vae),
+            ("tokenizer", vocabulary, self.about.vocabulary),
+        ):
             if seen != wanted:
                 raise UsageError(
                     f"the buffer was built with the {what} {wanted[:12]}…, the student has {seen[:12]}…: its items would "
@@ -112,7 +113,9 @@ class Buffer:
         place = {text: i for i, text in enumerate(captions)}
         number = len(tasks) - 1
         added = {
-            "pictures": np.frombuffer(bytes.fromhex("".join(offer.pictures[i] for i in offered)), np.uint8).reshape(-1, 32),
+            "pictures": np.frombuffer(bytes.fromhex("".join(offer.pictures[i] for i in offered)), np.uint8).reshape(
+                -1, 32
+            ),
             "caption": np.array([place[offer.captions[i]] for i in offered], np.int32),
             "task": np.full(len(offered), number, np.int32),
             "priority": np.zeros(len(offered)),
@@ -171,10 +174,13 @@ class Buffer:
         new = [i for i, text in enumerate(theirs.captions) if text not in set(mine.captions)]
         keep = {name: new if name == "caption_task" else rows for name in columns}
         joined = {n: np.concatenate([self.contents.columns[n], columns[n][keep[n]]]) for n in columns}
-        about = replace(mine, tasks=tasks, captions=captions)
-        none = np.zeros(len(joined["task"]), bool)
-        chosen, kept, joined["priority"] = _choice(about, joined, none, lambda rows: np.zeros((0, 1), np.float32))
-        return _selected(about, joined, chosen, kept)
+        return _trimmed(replace(mine, tasks=tasks, captions=captions), joined)
+
+    def under(self, limit: int, policy: str, seed: int) -> "Buffer":
+        """What stays of it under other rules. Raises UsageError for a limit that holds nothing."""
+        about = replace(self.about, limit=limit, policy=policy, seed=seed)
+        _require_room(about)
+        return _trimmed(about, self.contents.columns)
 
     def save(self, folder: Path) -> "Buffer":
         """Atomic; on a full disk ResourceError, and the old file stays."""
@@ -233,6 +239,19 @@ def _renumbered(column: NDArray, names: Sequence[str], places: dict[str, int]) -
     return np.array([places[name] for name in names], np.int32)[column] if len(column) else column
 
 
+def _require_room(about: About) -> None:
+    least = _fixed(about) + (64 if about.store == "captions" else item_bytes(about) + 64)
+    if about.limit < least:
+        raise UsageError(f"--replay-memory is {about.limit:,} bytes, with one item it takes {least:,}; give more")
+
+
+def _trimmed(about: About, columns: dict[str, NDArray]) -> Buffer:
+    """What fits, of items that were all chosen before."""
+    none = np.zeros(len(columns["task"]), bool)
+    rows, kept, priority = _choice(about, columns, none, lambda rows: np.zeros((0, 1), np.float32))
+    return _selected(about, columns | {"priority": priority}, rows, kept)
+
+
 def _choice(
     about: About,
     meta: dict[str, NDArray],
@@ -253,7 +272,9 @@ def _choice(
     return np.sort(possible[np.argsort(priority[possible], kind="stable")[:places]]), kept, priority
 
 
-def _selected(about: About, columns: dict[str, NDArray], rows: NDArray[np.int64], captions: NDArray[np.int64]) -> Buffer:
+def _selected(
+    about: About, columns: dict[str, NDArray], rows: NDArray[np.int64], captions: NDArray[np.int64]
+) -> Buffer:
     """Those items and captions alone, renumbered."""
     place = np.full(len(about.captions), -1, np.int32)
     place[captions] = np.arange(len(captions))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from kdc_edge.errors import UsageError
 from train.diffusion import Cache, Draw
-from train.settings import RetentionWeights
+from train.sequences import RetentionWeights
 from train.trainer import Loss, Part
 
 
@@ -64,12 +64,14 @@ class Retention:
         if self.stored is None and self.pooled is None:
             raise UsageError("nothing to replay: no stored latents and no pool; give --replay-memory or --pool")
 
+    @property
+    def sources(self) -> int:
+        return (self.stored is not None) + (self.pooled is not None)
+
     def draws(self, size: int, part: Part) -> list[Draw]:
         """The part's rows of a batch of `size`: half of them pooled where there are both, stored ones first."""
-        both = self.stored is not None and self.pooled is not None
-        sizes = (size // 2, size - size // 2) if both else (size, size)
-        sources = zip((self.stored, self.pooled), sizes, strict=True)
-        return [source.draw(count, part) for source, count in sources if source is not None]
+        count = size // self.sources
+        return [source.draw(count, part) for source in (self.stored, self.pooled) if source is not None]
 
     def terms(self, said: Tensor, draws: list[Draw]) -> dict[str, Tensor]:
         """Weighted, of the student's answers to all draws; a term of weight 0, or without anyone to ask, is left out."""
@@ -109,15 +111,12 @@ def continual_loss(new: Cache, retention: Retention | None, batch_size: int, rep
     return loss
 
 
-def parts(batch_size: int, share: float, halves: bool, divided: int) -> int:
-    """Replayed rows of a batch. Raises UsageError where new and replayed ones do not divide among processes and calls."""
+def replayed_rows(batch_size: int, share: float, unit: int, divided: int) -> int:
+    """Of a batch; they come in `unit`s, new ones in parts of `divided`. Raises UsageError where that does not come out."""
     replayed = round(batch_size * share)
-    units = divided * (2 if halves else 1)
-    if not 0 < replayed < batch_size or replayed % units or (batch_size - replayed) % divided:
+    if not 0 < replayed < batch_size or replayed % unit or (batch_size - replayed) % divided:
         raise UsageError(
-            f"--replay-share {share:g} of a batch of {batch_size} is {replayed} rows: new and replayed ones must both be "
-            f"there, and divide by {units}"
+            f"--replay-share {share:g} of a batch of {batch_size} is {replayed} rows: it must leave some, be a multiple of "
+            f"{unit}, and the rest one of {divided}"
         )
     return replayed
-
-

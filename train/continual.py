@@ -1,0 +1,100 @@
+"""Teach a student one task after the other without its forgetting the earlier ones: latent replay from a bounded memory.
+
+    python -m train.continual --model assets/emoji-64/student --tasks tasks.toml --replay-memory 64MiB
+    python -m train.continual --model runs/continual/checkpoints/flowers --add path/to/moths
+
+A checkpoint for each task, an ordinary student each; a run that was killed goes on in the middle of its task. What is kept
+of a task are latents and captions, no pixels (`train.replay`); what a student is held to says `train.retention`.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdc_edge import command
+from kdc_edge.errors import UsageError
+from train.quiet import quiet
+from train.sequences import ContinualConfig
+
+if TYPE_CHECKING:
+    from train.lessons import Task
+
+
+def continual(config: ContinualConfig) -> dict[str, Any]:
+    """Learn every task that is not learned yet; returns the checkpoints."""
+    quiet()
+    import contextlib
+
+    from accelerate import PartialState
+
+    from kdc_edge.files import locked
+    from train.replay import parse_bytes
+
+    tasks = tasks_of(config)
+    memory = 0 if config.joint else parse_bytes(config.replay.replay_memory)
+    if config.dry_run:
+        return plan(config, len(tasks), memory)
+    state, held = PartialState(), contextlib.nullcontext()
+    if memory and state.is_main_process:
+        config.buffer.mkdir(parents=True, exist_ok=True)
+        held = locked(config.buffer)
+    with held:
+        state.wait_for_everyone()
+        return learn_all(config, tasks, memory)
+
+
+def tasks_of(config: ContinualConfig) -> tuple["Task", ...]:
+    """From the file, or the one that is added. Raises UsageError."""
+    from train import lessons
+
+    if (config.tasks is None) == (config.add is None):
+        raise UsageError("say what to learn: --tasks FILE for a sequence, or --add DATA for one more task")
+    if config.tasks is not None:
+        return lessons.read(config.tasks)
+    return (lessons.Task(Path(config.add).name.split(".")[0], config.add),)
+
+
+def learn_all(config: ContinualConfig, tasks: tuple["Task", ...], memory: int) -> dict[str, Any]:
+    """Each from the student that the one before left."""
+    from kdc_edge.checkpoint import Checkpoint
+    from train.learner import Learner
+    from train.lessons import distinct
+
+    student = config.model
+    info = Checkpoint.open(student).info
+    distinct(tasks, () if info is None else info.tasks)
+    if info is not None and info.sampling is not None:
+        raise UsageError(
+            f"{student} was distilled to {info.sampling.steps} steps, which learning undoes; teach the model it was made "
+            "of, then run train.fewstep again"
+        )
+    found = []
+    for number, task in enumerate(tasks):
+        found.append(Learner(config, tasks[: number + 1], student, memory).learn())
+        student = config.output_dir / task.name
+    return {"checkpoints": found, "path": str(student)}
+
+
+def plan(config: ContinualConfig, tasks: int, memory: int) -> dict[str, Any]:
+    """Hours and memory of all tasks, at most: as if everything was trained, and the student before asked about every row."""
+    from dataclasses import replace
+
+    from accelerate import PartialState
+
+    from train.estimate import estimate, macs_per_second, report
+    from train.loop import check
+    from train.student import on_meta, unet_config
+
+    state = PartialState()
+    check(config.loop, state.num_processes)
+    unet = unet_config(str(config.model), None)
+    loop = replace(config.loop, steps=config.loop.steps * tasks)
+    found = estimate(on_meta(unet), on_meta(unet), loop, state.num_processes, macs_per_second(state.device))
+    return {"tasks": tasks, "buffer_bytes": memory, **report(found)}
+
+
+def main(argv: list[str] | None = None) -> None:
+    command.run(continual, argv, prog="python -m train.continual")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""One task of a sequence: learned by the student of the tasks before it, saved, and taken into the buffer.
+
+The checkpoint comes first and the buffer after it, so that a run that was killed between the two only has to take in.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from torch import nn
+
+from kdc_edge.checkpoint import Checkpoint, CheckpointInfo
+from kdc_edge.errors import UsageError
+from kdc_edge.replay import is_buffer
+from train import diffusion, logbook, updates
+from train.cache import vocabulary_hash, weights_hash
+from train.drawing import sampler
+from train.folders import load_pipeline, save_pipeline, with_unet
+from train.lessons import Lesson, Task, joined
+from train.loop import fit, is_main, pick_device
+from train.recall import Recall
+from train.replay import Buffer, new_about
+from train.retention import Retention, continual_loss, replayed_rows
+from train.sequences import ContinualConfig
+
+SETTINGS = ("replay", "weights", "update", "rank", "joint", "toned_share", "loop")
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What must be the same for latents and captions to mean the same: hashes."""
+
+    vae: str
+    vocabulary: str
+    text_encoder: str
+
+    @classmethod
+    def of(cls, pipeline: StableDiffusionPipeline) -> "Networks":
+        return cls(weights_hash(pipeline.vae), vocabulary_hash(pipeline.tokenizer), weights_hash(pipeline.text_encoder))
+
+
+class Learner:
+    """`tasks[-1]` is learned, by `student`, which has learned those before it; `memory` in bytes, 0 for none."""
+
+    def __init__(self, config: ContinualConfig, tasks: tuple[Task, ...], student: Path, memory: int) -> None:
+        self.config, self.tasks, self.task, self.memory = config, tasks, tasks[-1], memory
+        self.before = Checkpoint.open(student)
+        self.learned = () if self.before.info is None else self.before.info.tasks
+        self.pipeline = load_pipeline(str(student))
+        self.networks = Networks.of(self.pipeline)
+        self.folder, self.state = config.output_dir / self.task.name, config.run_dir / self.task.name
+
+    def learn(self) -> dict[str, Any]:
+        """Do what is not done yet. Raises UsageError where buffer or checkpoint belong to other settings."""
+        buffer = self.buffer()
+        lesson = self.lesson(self.task)
+        settings = self.settings(lesson)
+        if self.folder.exists():
+            info = Checkpoint.open(self.folder).info
+            if info is None or info.config | {"buffer": None} != settings:
+                raise UsageError(
+                    f"{self.folder} was made with other settings; choose another --output-dir or remove it"
+                )
+        else:
+            self.train(lesson, buffer, settings)
+        if buffer is not None and buffer.about.tasks == self.learned and is_main():
+            buffer.take(lesson.offer()).save(self.config.buffer)
+        PartialState().wait_for_everyone()
+        return {"task": self.task.name, "path": str(self.folder), "checkpoint": Checkpoint.open(self.folder).id}
+
+    def buffer(self) -> Buffer | None:
+        """The student's, or a new one. Raises UsageError where it cannot be this student's."""
+        config = self.config
+        if not self.memory:
+            return None
+        chosen = {"limit": self.memory, "policy": config.replay.policy, "seed": config.loop.seed}
+        if not is_buffer(config.buffer):
+            if config.add is not None:
+                raise UsageError(f"{config.buffer}: no replay buffer; --add goes on with one, --tasks begins one")
+            unet = self.pipeline.unet.config
+            about = new_about(
+                self.networks.vae,
+                self.networks.vocabulary,
+                (unet.in_channels, unet.sample_size, unet.sample_size),
+                self.learned,
+                store=config.replay.store,
+                **chosen,
+            )
+            return Buffer.empty(about)
+        buffer = Buffer.open(config.buffer)
+        buffer.require(self.networks.vae, self.networks.vocabulary)
+        if buffer.about.store != config.replay.store:
+            raise UsageError(f"{config.buffer} stores {buffer.about.store}; give --store {buffer.about.store}")
+        self.require_tasks(buffer.about.tasks)
+        return buffer.under(**chosen)
+
+    def require_tasks(self, held: tuple[str, ...]) -> None:
+        """UsageError where a buffer knows other tasks than the student; it may be ahead of one whose tasks are done."""
+        ahead = (*self.learned, self.task.name)
+        if held != self.learned and not (self.folder.exists() and held[: len(ahead)] == ahead):
+            seen, wanted = (", ".join(names) or "nothing" for names in (held, self.learned))
+            raise UsageError(
+                f"{self.config.buffer} is of {seen}; the student has learned {wanted}: give its own --buffer"
+            )
+
+    def lesson(self, task: Task) -> Lesson:
+        return Lesson.of(task, self.config.pictures, self.pipeline, self.config.toned_share)
+
+    def settings(self, lesson: Lesson) -> dict[str, Any]:
+        """All that decides the checkpoint, but for what the buffer holds, as JSON data."""
+        found = {name: asdict(self.config)[name] for name in SETTINGS}
+        found |= {"student": self.before.id, "task": asdict(self.task), "data": lesson.digest, "buffer": None}
+        teacher = self.config.teacher
+        found["teacher"] = None if teacher is None else Checkpoint.open(teacher).id
+        return json.loads(json.dumps(found))
+
+    def train(self, lesson: Lesson, buffer: Buffer | None, settings: dict[str, Any]) -> None:
+        """Learn the task and save the student."""
+        config, loop = self.config, self.config.loop
+        diffusion.for_training(self.pipeline.unet, pick_device()).requires_grad_(False)
+        unet = diffusion.for_training(load_pipeline(str(self.before.path)).unet, self.pipeline.unet.device)
+        updates.restrict(unet, config.update, config.rank, loop.seed)
+        retention = None if buffer is None else self.retention(buffer)
+        replayed = 0
+        if retention is not None:
+            divided = PartialState().num_processes * loop.accumulate
+            replayed = replayed_rows(loop.batch_size, config.replay.replay_share, retention.sources * divided, divided)
+        new = joined([self.lesson(task) for task in self.tasks]) if config.joint else lesson.source
+        loss = continual_loss(new, retention, loop.batch_size, replayed)
+        sample = sampler(self.pipeline, [[text] for text in lesson.captions], self.state / "samples")
+        settings = settings | {"buffer": None if buffer is None else buffer.digest()}
+        path = self.state / "unet.safetensors"
+        history = fit(unet, loss, loop, path, key=settings, label=self.task.name, sample=sample)
+        updates.merge(unet, config.update)
+        if not is_main():
+            return
+        info = CheckpointInfo(
+            format=1,
+            recipe="continual",
+            config=settings,
+            teacher=self.before.id,
+            data=lesson.digest,
+            losses=logbook.curve(history),
+            tasks=(*self.learned, self.task.name),
+            metrics={"changed": updates.changed(self.pipeline.unet, unet), "tensors": len(unet.state_dict())},
+        )
+        saved = save_pipeline(self.folder, with_unet(self.pipeline, unet), info)
+        results = {"checkpoint": saved.id, **logbook.summary(history)}
+        logbook.append(config.log, f"continual learning, {self.task.name}", settings, results)
+
+    def retention(self, buffer: Buffer) -> Retention | None:
+        """What replayed draws are held to; None where nothing was learned yet, or nothing is to be kept."""
+        replay, weights, seed = self.config.replay, self.config.weights, self.config.loop.seed
+        teacher = self.teacher() if weights.teacher_weight else None
+        if not (weights.replay_weight or weights.previous_weight or teacher):
+            return None
+        recall = Recall(buffer, self.config.pictures, self.pipeline)
+        stored, pooled = recall.stored(), None
+        if weights.previous_weight or teacher:
+            with PartialState().main_process_first():
+                pooled = recall.pooled(self.state, replay.pool, replay.pool_steps, replay.pool_guidance, seed)
+        if stored is None and pooled is None:
+            return None
+        return Retention(stored, pooled, weights, self.pipeline.unet if weights.previous_weight else None, teacher)
+
+    def teacher(self) -> nn.Module | None:
+        """Its U-Net, frozen. Raises UsageError where latents or captions mean something else to it."""
+        path = self.config.teacher
+        if path is None:
+            return None
+        found = load_pipeline(str(path))
+        if Networks.of(found) != self.networks:
+            raise UsageError(f"--teacher {path}: its autoencoder, tokenizer or text encoder is not the student's")
+        teacher: UNet2DConditionModel = found.unet.to(pick_device())
+        return teacher
