@@ -1,21 +1,19 @@
 """One self-contained HTML page about bundles: pictures, training, sizes, parity, timings."""
 
-import base64
-import html
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 from typing import Annotated, Any
 
 import tyro
 
+from kdc_edge import page
 from kdc_edge.bundle import Bundle
 from kdc_edge.errors import UsageError
-from kdc_edge.files import read_json, replace_file
+from kdc_edge.files import read_json
+from kdc_edge.page import escape, picture, section, table
 
-TEMPLATE = Path(__file__).with_name("report.html")
 NOT_MEASURED = "not measured"
 
 
@@ -51,27 +49,17 @@ def report(config: ReportConfig) -> dict[str, Any]:
         section("Parity with PyTorch fp32", parity(bundles)),
         section("Training", training(read_json(config.training / "kdc.json"))) if config.training else "",
     ]
-    page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(title=escape(config.title), body="\n".join(body))
-    replace_file(config.output, page.encode())
-    print(f"{config.output}: {len(page) / 1e6:.1f} MB, open it in a browser", file=sys.stderr)
+    size = page.write(config.output, config.title, body)
+    print(f"{config.output}: {size / 1e6:.1f} MB, open it in a browser", file=sys.stderr)
     return {"report": str(config.output), "bundles": [bundle.id for bundle in bundles]}
-
-
-def section(title: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{content}</section>"
 
 
 def pictures(bundles: Sequence[Bundle], paths: Sequence[Path]) -> str:
     figures = "".join(
-        f'<figure><img alt="Pictures by {escape(label(bundle))}" src="data:image/png;base64,{encoded(path)}">'
-        f"<figcaption>{escape(label(bundle))}</figcaption></figure>"
+        f"<figure>{picture(path, f'Pictures by {label(bundle)}')}<figcaption>{escape(label(bundle))}</figcaption></figure>"
         for bundle, path in zip(bundles, paths, strict=True)
     )
     return f'<div class="pictures">{figures}</div>'
-
-
-def encoded(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode()
 
 
 def sizes(bundles: Sequence[Bundle]) -> str:
@@ -146,15 +134,5 @@ def curve(steps: Sequence[int], terms: Mapping[str, Sequence[float]], width: int
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="loss curve">{lines}{ticks}{last}</svg>'
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
 def label(bundle: Bundle) -> str:
     return f"{bundle.manifest.name} · {bundle.manifest.precision}"
-
-
-def escape(text: str) -> str:
-    return html.escape(text)

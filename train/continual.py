@@ -22,17 +22,22 @@ if TYPE_CHECKING:
 def continual(config: ContinualConfig) -> dict[str, Any]:
     """Learn every task that is not learned yet; returns the checkpoints."""
     quiet()
+    from train.replay import parse_bytes
+
+    tasks = tasks_of(config)
+    memory = parse_bytes(config.replay.replay_memory)
+    return plan(config, len(tasks), memory) if config.dry_run else teach(config, tasks, memory)
+
+
+def teach(config: ContinualConfig, tasks: tuple["Task", ...], memory: int) -> dict[str, Any]:
+    """With the buffer for this run alone; joint training has none. Raises UsageError where another run has it."""
     import contextlib
 
     from accelerate import PartialState
 
     from kdc_edge.files import locked
-    from train.replay import parse_bytes
 
-    tasks = tasks_of(config)
-    memory = 0 if config.joint else parse_bytes(config.replay.replay_memory)
-    if config.dry_run:
-        return plan(config, len(tasks), memory)
+    memory = 0 if config.joint else memory
     state, held = PartialState(), contextlib.nullcontext()
     if memory and state.is_main_process:
         config.buffer.mkdir(parents=True, exist_ok=True)

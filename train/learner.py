@@ -3,6 +3,7 @@
 The checkpoint comes first and the buffer after it, so that a run that was killed between the two only has to take in.
 """
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,17 +15,20 @@ from torch import nn
 
 from kdc_edge.checkpoint import Checkpoint, CheckpointInfo
 from kdc_edge.errors import UsageError
+from kdc_edge.files import read_json, write_json
 from kdc_edge.replay import is_buffer
+from kdc_edge.schema import canonical
 from train import diffusion, logbook, updates
 from train.cache import vocabulary_hash, weights_hash
 from train.drawing import sampler
 from train.folders import load_pipeline, save_pipeline, with_unet
 from train.lessons import Lesson, Task, joined
 from train.loop import fit, is_main, pick_device
-from train.recall import Recall
+from train.recall import Recall, pool_seconds
 from train.replay import Buffer, new_about
 from train.retention import Retention, continual_loss, replayed_rows
 from train.sequences import ContinualConfig
+from train.trainer import History
 
 SETTINGS = ("replay", "weights", "update", "rank", "joint", "toned_share", "loop")
 
@@ -56,8 +60,9 @@ class Learner:
     def learn(self) -> dict[str, Any]:
         """Do what is not done yet. Raises UsageError where buffer or checkpoint belong to other settings."""
         buffer = self.buffer()
-        lesson = self.lesson(self.task)
-        settings = self.settings(lesson)
+        tasks = self.tasks if self.config.joint else (self.task,)
+        lessons = [Lesson.of(t, self.config.pictures, self.pipeline, self.config.toned_share) for t in tasks]
+        settings = self.settings(lessons)
         if self.folder.exists():
             info = Checkpoint.open(self.folder).info
             if info is None or info.config | {"buffer": None} != settings:
@@ -65,9 +70,9 @@ class Learner:
                     f"{self.folder} was made with other settings; choose another --output-dir or remove it"
                 )
         else:
-            self.train(lesson, buffer, settings)
+            self.train(lessons, buffer, settings)
         if buffer is not None and buffer.about.tasks == self.learned and is_main():
-            buffer.take(lesson.offer()).save(self.config.buffer)
+            buffer.take(lessons[-1].offer()).save(self.config.buffer)
         PartialState().wait_for_everyone()
         return {"task": self.task.name, "path": str(self.folder), "checkpoint": Checkpoint.open(self.folder).id}
 
@@ -106,20 +111,33 @@ class Learner:
                 f"{self.config.buffer} is of {seen}; the student has learned {wanted}: give its own --buffer"
             )
 
-    def lesson(self, task: Task) -> Lesson:
-        return Lesson.of(task, self.config.pictures, self.pipeline, self.config.toned_share)
-
-    def settings(self, lesson: Lesson) -> dict[str, Any]:
+    def settings(self, lessons: list[Lesson]) -> dict[str, Any]:
         """All that decides the checkpoint, but for what the buffer holds, as JSON data."""
-        found = {name: asdict(self.config)[name] for name in SETTINGS}
-        found |= {"student": self.before.id, "task": asdict(self.task), "data": lesson.digest, "buffer": None}
         teacher = self.config.teacher
-        found["teacher"] = None if teacher is None else Checkpoint.open(teacher).id
+        found = {name: asdict(self.config)[name] for name in SETTINGS} | {
+            "student": self.before.id,
+            "task": asdict(self.task),
+            "data": [lesson.digest for lesson in lessons],
+            "teacher": None if teacher is None else Checkpoint.open(teacher).id,
+            "buffer": None,
+        }
         return json.loads(json.dumps(found))
 
-    def train(self, lesson: Lesson, buffer: Buffer | None, settings: dict[str, Any]) -> None:
+    def claim(self, settings: dict[str, Any]) -> None:
+        """The run folder, for these settings. Raises UsageError where it holds a run of others."""
+        path = self.state / "settings.json"
+        if path.exists() and read_json(path) != settings:
+            raise UsageError(
+                f"{self.state} holds a run with other settings or data; choose another --run-dir or remove it"
+            )
+        if is_main():
+            write_json(path, settings)
+
+    def train(self, lessons: list[Lesson], buffer: Buffer | None, settings: dict[str, Any]) -> None:
         """Learn the task and save the student."""
         config, loop = self.config, self.config.loop
+        settings = settings | {"buffer": None if buffer is None else buffer.digest()}
+        self.claim(settings)
         diffusion.for_training(self.pipeline.unet, pick_device()).requires_grad_(False)
         unet = diffusion.for_training(load_pipeline(str(self.before.path)).unet, self.pipeline.unet.device)
         updates.restrict(unet, config.update, config.rank, loop.seed)
@@ -128,32 +146,38 @@ class Learner:
         if retention is not None:
             divided = PartialState().num_processes * loop.accumulate
             replayed = replayed_rows(loop.batch_size, config.replay.replay_share, retention.sources * divided, divided)
-        new = joined([self.lesson(task) for task in self.tasks]) if config.joint else lesson.source
+        new = joined(lessons) if config.joint else lessons[-1].source
         loss = continual_loss(new, retention, loop.batch_size, replayed)
-        sample = sampler(self.pipeline, [[text] for text in lesson.captions], self.state / "samples")
-        settings = settings | {"buffer": None if buffer is None else buffer.digest()}
+        sample = sampler(self.pipeline, [[text] for text in lessons[-1].captions], self.state / "samples")
         path = self.state / "unet.safetensors"
         history = fit(unet, loss, loop, path, key=settings, label=self.task.name, sample=sample)
         updates.merge(unet, config.update)
-        if not is_main():
-            return
+        if is_main():
+            self.save(unet, history, settings, [lesson.task.name for lesson in lessons])
+
+    def save(self, unet: UNet2DConditionModel, history: History, settings: dict[str, Any], tasks: list[str]) -> None:
+        """A student like the one before, that says which tensors are others."""
         info = CheckpointInfo(
             format=1,
             recipe="continual",
             config=settings,
             teacher=self.before.id,
-            data=lesson.digest,
+            data=hashlib.sha256(canonical(settings["data"])).hexdigest(),
             losses=logbook.curve(history),
-            tasks=(*self.learned, self.task.name),
-            metrics={"changed": updates.changed(self.pipeline.unet, unet), "tensors": len(unet.state_dict())},
+            tasks=tuple(dict.fromkeys([*self.learned, *tasks])),
+            metrics={
+                "changed": updates.changed(self.pipeline.unet, unet),
+                "tensors": len(unet.state_dict()),
+                "pool_seconds": round(pool_seconds(self.state), 1),
+            },
         )
         saved = save_pipeline(self.folder, with_unet(self.pipeline, unet), info)
         results = {"checkpoint": saved.id, **logbook.summary(history)}
-        logbook.append(config.log, f"continual learning, {self.task.name}", settings, results)
+        logbook.append(self.config.log, f"continual learning, {self.task.name}", settings, results)
 
     def retention(self, buffer: Buffer) -> Retention | None:
         """What replayed draws are held to; None where nothing was learned yet, or nothing is to be kept."""
-        replay, weights, seed = self.config.replay, self.config.weights, self.config.loop.seed
+        weights = self.config.weights
         teacher = self.teacher() if weights.teacher_weight else None
         if not (weights.replay_weight or weights.previous_weight or teacher):
             return None
@@ -161,7 +185,7 @@ class Learner:
         stored, pooled = recall.stored(), None
         if weights.previous_weight or teacher:
             with PartialState().main_process_first():
-                pooled = recall.pooled(self.state, replay.pool, replay.pool_steps, replay.pool_guidance, seed)
+                pooled = recall.pooled(self.state, self.config.replay, self.config.loop.seed)
         if stored is None and pooled is None:
             return None
         return Retention(stored, pooled, weights, self.pipeline.unet if weights.previous_weight else None, teacher)

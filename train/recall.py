@@ -6,12 +6,14 @@ pictures that were not kept.
 
 # N items, C latent channels, h w latent grid
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from kdc_edge.files import replacing
@@ -24,7 +26,9 @@ from train.policies import uniform
 from train.recipes import PicturesConfig
 from train.replay import Buffer, Scaled
 from train.rows import Rows, Stored
+from train.sequences import ReplayConfig
 
+POOL = "pool.safetensors"
 SEED = 1 << 20  # of the first sample's noise, away from those that are judged
 
 
@@ -42,19 +46,21 @@ class Recall:
             return None
         return self._cache(Scaled(columns["latents"], columns["scales"]), columns["caption"].tolist())
 
-    def pooled(self, folder: Path, count: int, steps: int, guidance: float, seed: int) -> Cache | None:
-        """`count` samples of remembered captions, from `folder` or drawn now; None where nothing is to be drawn."""
-        captions = self.buffer.about.captions
+    def pooled(self, folder: Path, config: ReplayConfig, seed: int) -> Cache | None:
+        """Samples of remembered captions, from `folder` or drawn now; None where nothing is to be drawn."""
+        captions, count = self.buffer.about.captions, config.pool
         if not captions or not count:
             return None
         numbers = choose(captions, count, seed)
-        path = folder / "pool.safetensors"
+        path = folder / POOL
         if not path.exists():
-            first = (SEED + seed * count) % (SEEDS - count)
             prompts = [captions[i] for i in numbers]
-            drawn = latents(self.pipeline, prompts, steps=steps, guidance=guidance, seed=first)
+            first = (SEED + seed * count) % (SEEDS - count)
+            start = time.monotonic()
+            drawn = latents(self.pipeline, prompts, steps=config.pool_steps, guidance=config.pool_guidance, seed=first)
+            seconds = time.monotonic() - start
             with replacing(path) as temporary:
-                save_file({"latents": torch.from_numpy(drawn).half().contiguous()}, temporary)
+                save_file({"latents": torch.from_numpy(drawn).half()}, temporary, {"seconds": str(seconds)})
         return self._cache(Stored.open([path], "latents"), numbers)
 
     def _cache(self, rows: Rows, captions: Sequence[int]) -> Cache:
@@ -73,3 +79,11 @@ def choose(captions: Sequence[str], count: int, seed: int) -> list[int]:
     names = [np.frombuffer(text.encode(), np.uint8) for text in captions]
     order = np.argsort(uniform(seed, names), kind="stable")
     return sorted(order[np.arange(count) % len(order)].tolist())
+
+
+def pool_seconds(folder: Path) -> float:
+    """What drawing the samples in a folder took; 0 where there are none."""
+    if not (folder / POOL).exists():
+        return 0.0
+    with safe_open(folder / POOL, "pt") as file:
+        return float(file.metadata()["seconds"])

@@ -1,0 +1,113 @@
+"""How well a student draws each task: the right picture first by the judge, and KID to the task's real pictures.
+
+Any checkpoint or bundle, by the project's own samplers; what was measured once is read back.
+"""
+
+# N pictures drawn of a task, M candidates, D feature dimensions
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.nn.functional import normalize
+
+from kdc_edge.drawing import How, draw
+from kdc_edge.files import read_json, replacing, write_json
+from kdc_edge.prompts import chosen
+from kdc_edge.quality import Quality
+from kdc_edge.runtimes import Options
+from kdc_edge.torch_ref.distances import kernel_distance
+from kdc_edge.torch_ref.extractors import judge_images
+from kdc_edge.torch_ref.judge import identical, retrieval
+from kdc_edge.torch_ref.subject import Subject
+from train.data import Pictures
+from train.drawing import sheet
+
+BATCH = 16
+GUIDANCE = 3.0
+
+
+@dataclass(frozen=True)
+class Exam:
+    """One task: captions to draw, the candidates that are right, and the features (n, D) of all its pictures."""
+
+    name: str
+    prompts: tuple[str, ...]
+    truth: NDArray[np.int64]
+    real: NDArray[np.float32]
+
+
+class Examiner:
+    """Every picture of all tasks is a candidate; a few of each task, a fixed choice, are drawn."""
+
+    def __init__(self, tasks: dict[str, Pictures], judge: str, prompts: int, steps: int, strip: int) -> None:
+        _, self.extract = judge_images(judge)
+        self.steps, self.strip = steps, strip
+        pixels = np.concatenate([pictures.pixels for pictures in tasks.values()])
+        self.features, self.classes = self.extract(list(pixels)), identical(pixels)
+        starts = np.cumsum([0, *map(len, tasks.values())])
+        self.exams = [
+            self._exam(name, pictures, start, prompts)
+            for (name, pictures), start in zip(tasks.items(), starts[:-1], strict=True)
+        ]
+
+    def _exam(self, name: str, pictures: Pictures, start: int, prompts: int) -> Exam:
+        rows = chosen(len(pictures), min(prompts, len(pictures)), name)
+        texts = tuple(pictures.captions[i][0] for i in rows)
+        return Exam(name, texts, start + np.array(rows), self.features[start : start + len(pictures)])
+
+    def examine(self, model: Path, result: Path) -> dict[str, Any]:
+        """`{"top1": [...], "kid": [...], "count": [...]}` by task, kept in `result`; beside it a strip of pictures."""
+        if result.exists():
+            return read_json(result)
+        subject = Subject.open(model, "ort", Options(), Quality(batch=BATCH))
+        found: dict[str, Any] = {"model": subject.id, "top1": [], "kid": [], "count": []}
+        shown: list[NDArray[np.uint8]] = []
+        for exam in self.exams:
+            pixels = drawn(subject, exam.prompts, self.steps)
+            features = self.extract(list(pixels))
+            found["top1"].append(self._top1(features, exam))
+            found["kid"].append(kernel_distance(features, exam.real).value)
+            found["count"].append(len(pixels))
+            shown += list(pixels[: self.strip])
+        subject.close()
+        with replacing(result.with_suffix(".png")) as temporary:
+            sheet(np.stack(shown), columns=len(shown)).save(temporary)
+        write_json(result, found)
+        return found
+
+    @property
+    def shown(self) -> list[str]:
+        """The captions of a strip."""
+        return [prompt for exam in self.exams for prompt in exam.prompts[: self.strip]]
+
+    def _top1(self, features: NDArray[np.float32], exam: Exam) -> float:
+        pictures, candidates = (normalize(torch.from_numpy(x), dim=-1) for x in (features, self.features))
+        return retrieval(pictures @ candidates.T, exam.truth, self.classes).top1
+
+
+def drawn(subject: Subject, prompts: Sequence[str], steps: int) -> NDArray[np.uint8]:
+    """(N, H, W, 3) uint8; picture i has the noise of seed i."""
+    assert subject.pipeline is not None
+    how = How.of(subject.pipeline, 0, steps=steps, guidance=GUIDANCE)
+    images = []
+    for start in range(0, len(prompts), subject.batch):
+        part = prompts[start : start + subject.batch]
+        images += draw(subject.pipeline, part, range(start, start + len(part)), how)
+    return np.stack([np.asarray(image) for image in images])
+
+
+def webp_bytes(tasks: Sequence[Pictures]) -> float:
+    """Of one picture as lossless WebP, on average."""
+    sizes = []
+    for picture in (picture for pictures in tasks for picture in pictures.pixels):
+        encoded = io.BytesIO()
+        Image.fromarray(picture).save(encoded, "WEBP", lossless=True, quality=100, method=6)
+        sizes.append(encoded.tell())
+    return float(np.mean(sizes))

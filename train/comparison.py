@@ -1,0 +1,63 @@
+"""What continual learning keeps: five groups of emoji in sequence, by every method, with the same steps and bytes.
+
+    python -m train.comparison -o runs/comparison --seed 0      # a further seed adds to the table
+    python -m train.comparison -o runs/comparison --seed 1 --int8
+
+A base student of 2.8M parameters learns the groups that are no tasks, from random weights; every method goes on from it, and
+after each task all of them are drawn and judged. Nothing that saw the tasks starts or teaches a student; the autoencoder and
+the text encoder, frozen, have seen all emoji. 3,000 steps for the base, 300 for each of five tasks by each of five methods,
+4,500 from scratch: 15,000 steps of 64 and some 6,500 drawings, two hours on 2 cores. What is finished is not done again.
+"""
+
+import json
+import sys
+from dataclasses import asdict, replace
+from typing import Any
+
+from kdc_edge import command
+from kdc_edge.errors import UsageError
+from kdc_edge.files import read_json, write_json
+from train.quiet import quiet
+from train.sequences import ComparisonConfig
+
+OUTSIDE = ("output_dir", "methods", "scratch", "int8")  # what seeds of one comparison may differ in
+
+
+def comparison(config: ComparisonConfig) -> dict[str, Any]:
+    """Add a seed: train and judge what is missing, then results.json and comparison.html over all seeds."""
+    quiet()
+    from train import comparison_page
+    from train.findings import summarize
+    from train.trial import Trial
+
+    settings = keep_settings(config)
+    trial = Trial(config)
+    trial.run()
+    paths = sorted(config.output_dir.glob("seed-*/result.json"), key=lambda path: int(path.parent.name[5:]))
+    found = summarize(settings, {path.parent.name[5:]: read_json(path) for path in paths})
+    write_json(config.output_dir / "results.json", found)
+    page = comparison_page.write(config.output_dir / "comparison.html", found, trial)
+    print(f"{page}: open it in a browser", file=sys.stderr)
+    return {"results": str(config.output_dir / "results.json"), "page": str(page), "aims": found["aims"]}
+
+
+def keep_settings(config: ComparisonConfig) -> dict[str, Any]:
+    """What all seeds share, as JSON data. Raises UsageError where the folder holds seeds of another comparison."""
+    shared = asdict(replace(config, loop=replace(config.loop, seed=0)))
+    settings = {name: value for name, value in shared.items() if name not in OUTSIDE}
+    settings |= {name: path.read_text() for name in ("tasks", "base") if (path := getattr(config, name)) is not None}
+    settings = json.loads(json.dumps(settings, default=str))
+    path = config.output_dir / "settings.json"
+    known = read_json(path) if path.exists() else settings
+    if other := [name for name, value in settings.items() if known.get(name) != value]:
+        raise UsageError(f"{path.parent} holds seeds with other {', '.join(other)}; choose another --output-dir")
+    write_json(path, settings)
+    return settings
+
+
+def main(argv: list[str] | None = None) -> None:
+    command.run(comparison, argv, prog="python -m train.comparison")
+
+
+if __name__ == "__main__":
+    main()

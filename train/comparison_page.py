@@ -1,0 +1,130 @@
+"""The comparison as one self-contained HTML page: aims, measures, a figure, matrices, the same prompts after every task."""
+
+# T tasks
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdc_edge import page
+from kdc_edge.page import COLOURS, escape, picture, section, table
+from train.transfer import MEASURES
+
+if TYPE_CHECKING:
+    from train.trial import Trial
+
+TITLE = "Continual learning: what is kept of five tasks in sequence"
+WIDTH, HEIGHT, LEFT = 640, 260, 46
+
+
+def write(path: Path, found: Mapping[str, Any], trial: "Trial") -> Path:
+    """`found` is results.json's content; the strips are of the trial's seed."""
+    tasks = [task.name for task in trial.tasks]
+    sequences = {name: m for name, m in found["methods"].items() if len(m["top1"]["matrix"]) > 1}
+    body = [
+        section("Aims", aims(found["aims"]) + f"<p>{escape(where(found))}</p>"),
+        section("Right picture first, by the judge", measures(found["methods"], "top1")),
+        section("Kernel distance to each task's real pictures × 1000", measures(found["methods"], "kid")),
+        section(
+            "Over the tasks learned so far",
+            curves({name: so_far(m["top1"]["matrix"]) for name, m in sequences.items()}),
+        ),
+        section("Matrices: rows after a task, columns on a task", matrices(sequences, tasks)),
+        section("The same prompts after every task", strips(trial, list(sequences), tasks)),
+    ]
+    page.write(path, TITLE, body)
+    return path
+
+
+def where(found: Mapping[str, Any]) -> str:
+    machine, settings = found["machine"], found["settings"]
+    return (
+        f"Seeds {', '.join(found['seeds'])}; intervals are 95 % over seeds (Student's t). {settings['loop']['steps']} steps "
+        f"of {settings['loop']['batch_size']} for each task, {settings['replay']['replay_memory']} of memory, "
+        f"{settings['prompts']} captions of each task drawn. {machine['processor']}, {machine['cores']} cores."
+    )
+
+
+def aims(found: Sequence[Mapping[str, Any]]) -> str:
+    says = {True: "met", False: "not met", None: "not measured"}
+    rows = [(aim["name"], shown(aim["value"], 1), aim["aim"], says[aim["met"]]) for aim in found]
+    return table(("", "measured", "aim", ""), rows)
+
+
+def measures(methods: Mapping[str, Any], score: str) -> str:
+    scale = 100 if score == "top1" else 1000
+    rows = [
+        (name, *(shown(found[score].get(measure), scale) for measure in MEASURES), shown(found["seconds"], 1 / 60, 1))
+        for name, found in methods.items()
+    ]
+    return table(("", *MEASURES, "minutes of training"), rows)
+
+
+def shown(value: Mapping[str, Any] | None, scale: float, digits: int = 2) -> str:
+    """Mean and interval; of one seed the value alone."""
+    if value is None:
+        return "–"
+    mean = f"{value['mean'] * scale:.{digits}f}"
+    return (
+        mean
+        if value["low"] is None
+        else f"{mean} [{value['low'] * scale:.{digits}f}, {value['high'] * scale:.{digits}f}]"
+    )
+
+
+def so_far(matrix: Sequence[Sequence[float]]) -> list[float]:
+    """After each task, the mean score on it and those before."""
+    return [sum(row[: i + 1]) / (i + 1) for i, row in enumerate(matrix[1:])]
+
+
+def curves(series: Mapping[str, Sequence[float]]) -> str:
+    """A line per method as inline SVG, shares from 0 to 1 over tasks."""
+    count = max((len(values) for values in series.values()), default=1)
+
+    def place(i: int, value: float) -> str:
+        x = LEFT + (WIDTH - LEFT - 12) * i / max(1, count - 1)
+        return f"{x:.1f},{12 + (HEIGHT - 70) * (1 - value):.1f}"
+
+    marks: list[str] = []
+    for value in (0.0, 0.5, 1.0):
+        x, y = place(0, value).split(",")
+        marks.append(f'<line class="axis" x1="{x}" x2="{WIDTH - 12}" y1="{y}" y2="{y}"/>')
+        marks.append(f'<text x="4" y="{float(y) + 4:.1f}">{value:.0%}</text>')
+    for number, (name, values) in enumerate(series.items()):
+        points = " ".join(place(i, value) for i, value in enumerate(values))
+        x, y = 8 + 208 * (number % 3), HEIGHT - 24 + 18 * (number // 3)
+        marks.append(f'<polyline class="line-{number % COLOURS}" points="{points}"/>')
+        marks.append(f'<text class="text-{number % COLOURS}" x="{x}" y="{y}">{escape(name)}</text>')
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="share right after each task">{"".join(marks)}</svg>'
+
+
+def matrices(methods: Mapping[str, Any], tasks: Sequence[str]) -> str:
+    return f'<div class="matrices">{"".join(_matrices(methods, tasks))}</div>'
+
+
+def _matrices(methods: Mapping[str, Any], tasks: Sequence[str]) -> Iterator[str]:
+    for name, found in methods.items():
+        rows = "".join(
+            f"<tr><td>{escape(label)}</td>{''.join(_cell(top1, kid) for top1, kid in zip(*pair, strict=True))}</tr>"
+            for label, *pair in zip(["before", *tasks], found["top1"]["matrix"], found["kid"]["matrix"], strict=True)
+        )
+        heads = "".join(f"<th>{escape(task)}</th>" for task in tasks)
+        yield f'<div class="wide"><h3>{escape(name)}</h3><table><tr><th></th>{heads}</tr>{rows}</table></div>'
+
+
+def _cell(top1: float, kid: float) -> str:
+    return f'<td class="score" style="--share: {70 * top1:.0f}" title="KID × 1000: {1000 * kid:.1f}">{top1:.0%}</td>'
+
+
+def strips(trial: "Trial", methods: Sequence[str], tasks: Sequence[str]) -> str:
+    """A row of pictures after each task, by method; those that this seed has."""
+    parts = [f"<p>{escape(', '.join(trial.examiner.shown))}; seed {trial.config.loop.seed}.</p>"]
+    for method in methods:
+        rows = [(task, trial.strip(method, task)) for task in tasks]
+        figures = [_figure(f"{method}, after {task}", path) for task, path in rows if path.exists()]
+        parts += [f"<h3>{escape(method)}</h3>", *figures] if figures else []
+    return f'<div class="strip">{"".join(parts)}</div>'
+
+
+def _figure(label: str, path: Path) -> str:
+    return f"<figure>{picture(path, label)}</figure>"

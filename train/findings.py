@@ -1,0 +1,94 @@
+"""Seeds of the comparison brought together: each measure with its interval, and which aims are met."""
+
+# T tasks, S seeds
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from kdc_edge.machine import describe
+from train.transfer import MEASURES, Interval, Matrix, average, forgetting, interval
+
+FORMAT = 1
+Result = Mapping[str, Any]
+Seeds = Mapping[str, Result]
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A figure of one seed, from its results by method, and what it should be; `better` is the side of the bound."""
+
+    name: str
+    needs: tuple[str, ...]
+    of: Callable[[Result], float]
+    better: str
+    bound: float
+
+
+def top1(result: Mapping[str, Any]) -> Matrix:
+    """(T + 1, T)."""
+    return np.array(result["top1"], np.float64)
+
+
+def share(a: float, b: float) -> float:
+    return a / b if b > 0 else math.nan
+
+
+AIMS = (
+    Aim("share of joint training that latent replay keeps", ("replay", "joint"),
+        lambda r: share(average(top1(r["replay"])), average(top1(r["joint"]))), ">=", 0.9),
+    Aim("its forgetting, as a share of naive fine-tuning's", ("replay", "naive"),
+        lambda r: share(forgetting(top1(r["replay"])), forgetting(top1(r["naive"]))), "<=", 0.25),
+    Aim("top-1 of latent over pixel replay at equal bytes", ("replay-no-distillation", "pixel-replay"),
+        lambda r: average(top1(r["replay-no-distillation"])) - average(top1(r["pixel-replay"])), ">", 0.0),
+    Aim("time of an update, as a share of training from scratch", ("replay", "scratch"),
+        lambda r: share(float(np.mean(r["replay"]["seconds"])), r["scratch"]["seconds"][0]), "<=", 0.15),
+    Aim("quality after the last update, as a share of training from scratch", ("replay", "scratch"),
+        lambda r: share(average(top1(r["replay"])), average(top1(r["scratch"]))), ">=", 0.95),
+    Aim("forgetting of the int8 bundles less the checkpoints'", ("replay-int8", "replay"),
+        lambda r: forgetting(top1(r["replay-int8"])) - forgetting(top1(r["replay"])), "<=", 0.02),
+)  # fmt: skip
+MEETS: dict[str, Callable[[float, float], bool]] = {
+    ">=": lambda value, bound: value >= bound,
+    "<=": lambda value, bound: value <= bound,
+    ">": lambda value, bound: value > bound,
+}
+
+
+def summarize(settings: Mapping[str, Any], seeds: Seeds) -> dict[str, Any]:
+    """`results.json`: settings, every seed's scores, each method's measures, the aims."""
+    methods = list(dict.fromkeys(name for results in seeds.values() for name in results))
+    return {
+        "format": FORMAT,
+        "machine": describe(),
+        "settings": settings,
+        "seeds": seeds,
+        "methods": {name: measured([r[name] for r in seeds.values() if name in r]) for name in methods},
+        "aims": [judged(aim, seeds) for aim in AIMS],
+    }
+
+
+def measured(results: list[Result]) -> dict[str, Any]:
+    """Of one method: the mean matrices, and each measure over seeds; of KID, whose lower is better, the negative's."""
+    found: dict[str, Any] = {"seconds": asdict(interval([float(np.sum(r["seconds"])) for r in results]))}
+    for score, sign in (("top1", 1.0), ("kid", -1.0)):
+        matrices = [np.array(r[score], np.float64) for r in results]
+        found[score] = {"matrix": np.mean(matrices, axis=0).tolist()}
+        whole = len(matrices[0]) > 2
+        names = MEASURES if whole else {"average": average}
+        values = {name: [measure(sign * m) for m in matrices] for name, measure in names.items()}
+        values["average"] = [sign * value for value in values["average"]]
+        found[score] |= {name: asdict(interval(value)) for name, value in values.items()}
+    return found
+
+
+def judged(aim: Aim, seeds: Seeds) -> dict[str, Any]:
+    """`met` is by the mean over seeds; None where it was not measured."""
+    values = [aim.of(results) for results in seeds.values() if all(name in results for name in aim.needs)]
+    known: Interval | None = interval(values) if values and all(map(math.isfinite, values)) else None
+    met = None if known is None else MEETS[aim.better](known.mean, aim.bound)
+    value = None if known is None else asdict(known)
+    return {"name": aim.name, "aim": f"{aim.better} {aim.bound:g}", "value": value, "met": met}

@@ -1,0 +1,171 @@
+"""One seed of the comparison: a base student, every method from it, and what the judge says after each task."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from kdc_edge.checkpoint import Checkpoint, CheckpointInfo
+from kdc_edge.errors import GateError, UsageError
+from kdc_edge.files import read_json, write_json
+from kdc_edge.spec import pipeline_spec
+from kdc_edge.stages import run_stage
+from train import diffusion
+from train.appraisal import Examiner, webp_bytes
+from train.continual import teach
+from train.data import Pictures, load
+from train.folders import load_pipeline, save_pipeline, with_unet
+from train.learner import Learner
+from train.lessons import Task, matching, read
+from train.replay import CAPTIONS, HEADER, RECORD, caption_bytes, parse_bytes
+from train.sequences import ComparisonConfig, ContinualConfig, Method
+from train.trainer import seeded
+
+GROUPS = {
+    "animals": "Animals & Nature",
+    "food": "Food & Drink",
+    "travel": "Travel & Places",
+    "objects": "Objects",
+    "flags": "Flags",
+}
+OTHERS = ("Smileys & Emotion", "People & Body", "Symbols", "Activities")
+SCRATCH, BASE, INT8 = "scratch", "base", "replay-int8"
+
+
+class Trial:
+    """All runs of one seed, in a folder of their own."""
+
+    def __init__(self, config: ComparisonConfig) -> None:
+        self.config, self.folder = config, config.output_dir / f"seed-{config.loop.seed}"
+        self.tasks = tuple(Task(name, where={"group": group}) for name, group in GROUPS.items())
+        base = (Task(BASE, where={"group": OTHERS}),)
+        if (config.tasks is None) != (config.base is None):
+            raise UsageError("--tasks and --base go together: what is learned in sequence, and what is known before")
+        if config.tasks is not None and config.base is not None:
+            self.tasks, base = read(config.tasks), read(config.base)
+        if len(base) != 1 or len(self.tasks) < 2:
+            raise UsageError("a comparison takes one base and two tasks or more")
+        self.base = base[0]
+        steps, rate = config.base_steps, config.base_learning_rate
+        self.long = replace(config.loop, steps=steps, learning_rate=rate, warmup=max(1, steps // 30), ema=0.998)
+        self.pictures = self._pictures()
+        self.examiner = Examiner(self.pictures, config.judge, config.prompts, config.draw_steps, config.strip)
+
+    def run(self) -> None:
+        """Train and judge what is missing; `result.json` has a row for the base and one after each task, by method."""
+        path, config = self.folder / "result.json", self.config
+        found: dict[str, Any] = read_json(path) if path.exists() else {}
+        blank = self._blank()
+        start = self._learn(blank, (self.base,), self._settings(BASE, loop=self.long), 0)
+        first = self._examined(start[0], BASE)
+        for method in config.methods:
+            settings, memory = self._method(method)
+            folders = self._learn(start[0], self.tasks, settings, memory)
+            rows = [self._examined(folder, f"{method}-{folder.name}") for folder in folders]
+            found[method] = scores([first, *rows]) | {"seconds": [seconds(folder) for folder in folders]}
+            write_json(path, found)
+        if config.scratch:
+            model = self._scratch(blank)
+            found[SCRATCH] = scores([self._examined(model, SCRATCH)]) | {"seconds": [seconds(model)]}
+        if config.int8 and "replay" in config.methods:
+            found[INT8] = scores([first, *(self._as_int8(task.name) for task in self.tasks)]) | {"seconds": []}
+        write_json(path, found)
+
+    def strip(self, method: str, task: str) -> Path:
+        """PNG of the examiner's shown captions after a task."""
+        return self.folder / "exams" / f"{method}-{task}.png"
+
+    def _settings(self, name: str, **changes: Any) -> ContinualConfig:
+        folder, config = self.folder / name, self.config
+        settings = ContinualConfig(
+            output_dir=folder / "checkpoints",
+            run_dir=folder / "state",
+            buffer=folder / "buffer",
+            pictures=config.pictures,
+            replay=config.replay,
+            weights=config.weights,
+            loop=config.loop,
+            log=folder / "log.md",
+        )
+        return replace(settings, **changes)
+
+    def _method(self, method: Method) -> tuple[ContinualConfig, int]:
+        """Its settings, and its bytes."""
+        memory = parse_bytes(self.config.replay.replay_memory)
+        alone = replace(self.config.weights, previous_weight=0.0)
+        pixels = replace(self.config.replay, store="fp16")
+        return {
+            "naive": lambda: (self._settings(method), 0),
+            "joint": lambda: (self._settings(method, joint=True), 0),
+            "replay": lambda: (self._settings(method), memory),
+            "replay-no-distillation": lambda: (self._settings(method, weights=alone), memory),
+            "pixel-replay": lambda: (
+                self._settings(method, weights=alone, replay=pixels),
+                self._room_for_pixels(memory),
+            ),
+        }[method]()
+
+    def _learn(self, student: Path, tasks: tuple[Task, ...], settings: ContinualConfig, memory: int) -> list[Path]:
+        """The checkpoint after each task."""
+        teach(replace(settings, model=student), tasks, memory)
+        return [settings.output_dir / task.name for task in tasks]
+
+    def _scratch(self, blank: Path) -> Path:
+        """Base and tasks at once from random weights, in as many steps as base and all tasks took."""
+        loop = replace(self.long, steps=self.long.steps + len(self.tasks) * self.config.loop.steps)
+        settings = self._settings(SCRATCH, loop=loop, joint=True)
+        return Path(Learner(settings, (self.base, *self.tasks), blank, 0).learn()["path"])
+
+    def _examined(self, model: Path, name: str) -> dict[str, Any]:
+        return self.examiner.examine(model, self.folder / "exams" / f"{name}.json")
+
+    def _as_int8(self, task: str) -> dict[str, Any]:
+        """Of the checkpoint after a task, as a bundle."""
+        bundle = self.folder / "int8" / task
+        if not bundle.exists():
+            model = self.folder / "replay" / "checkpoints" / task
+            if code := run_stage("convert", ["onnx", "--model", str(model), "-o", str(bundle), "--precision", "int8"]):
+                raise GateError(f"{model}: its conversion to int8 ended with exit code {code}")
+        return self._examined(bundle, f"{INT8}-{task}")
+
+    def _blank(self) -> Path:
+        """A student of random weights around the frozen autoencoder and text encoder."""
+        folder, seed = self.folder / "blank", self.config.loop.seed
+        if not folder.exists():
+            pipeline, known = load_pipeline(str(self.config.model)), Checkpoint.open(self.config.model)
+            old = pipeline.unet.config
+            shape = (old.in_channels, old.sample_size, old.cross_attention_dim)
+            unet = seeded(seed, lambda: diffusion.build(self.config.unet, *shape))
+            about = {"unet": asdict(self.config.unet), "seed": seed, "networks": known.id}
+            save_pipeline(folder, with_unet(pipeline, unet), CheckpointInfo(1, "blank", about))
+        return folder
+
+    def _pictures(self) -> dict[str, Pictures]:
+        """Of each task, at the size the student draws."""
+        size = pipeline_spec(Checkpoint.open(self.config.model)).image_size
+        names = {task.name: self.config.pictures.data if task.data is None else task.data for task in self.tasks}
+        loaded = {data: load(data, size).split("train") for data in set(names.values())}
+        return {
+            t.name: loaded[names[t.name]].select(matching(loaded[names[t.name]].rows, t).numpy()) for t in self.tasks
+        }
+
+    def _room_for_pixels(self, memory: int) -> int:
+        """Bytes in which fp16 latents are as many items as there is room for lossless WebP in `memory`.
+
+        The autoencoder is frozen and the pictures are whole: to train on their latents is to train on them.
+        """
+        every = list(self.pictures.values())
+        texts = [group[0] for pictures in every for group in pictures.captions]
+        captions = min(CAPTIONS * memory, sum(map(caption_bytes, texts)))
+        items = (memory - HEADER - captions) / (webp_bytes(every) + RECORD)
+        unet = Checkpoint.open(self.config.model).config("unet")
+        return round(HEADER + captions + items * (2 * unet["in_channels"] * unet["sample_size"] ** 2 + RECORD))
+
+
+def scores(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {name: [row[name] for row in rows] for name in ("top1", "kid")} | {"count": rows[0]["count"]}
+
+
+def seconds(checkpoint: Path) -> float:
+    """Of training, and of drawing what it was held to."""
+    info = read_json(checkpoint / "kdc.json")
+    return info["losses"]["seconds"] + info["metrics"]["pool_seconds"]
