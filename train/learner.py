@@ -168,7 +168,7 @@ class Learner:
             metrics={
                 "changed": updates.changed(self.pipeline.unet, unet),
                 "tensors": len(unet.state_dict()),
-                "pool_seconds": round(pool_seconds(self.state), 1),
+                "pool_seconds": round(pool_seconds(self.state), 3),
             },
         )
         saved = save_pipeline(self.folder, with_unet(self.pipeline, unet), info)

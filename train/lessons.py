@@ -97,10 +97,9 @@ class Lesson:
         source, table = cached(config, pipeline, toned_share)
         mask = matching(table.rows, task)
         weights = source.weights * mask
-        source = replace(
-            source, weights=weights * (mask.sum() / weights.sum())
-        )  # each picture counts as one, on average
-        return cls(task, source, table, torch.nonzero(mask).flatten())
+        # a task counts as Kish's effective number of pictures: as all of them, where each is drawn alike
+        weights = weights * (weights.sum() / weights.square().sum())
+        return cls(task, replace(source, weights=weights), table, torch.nonzero(mask).flatten())
 
     def offer(self) -> Offer:
         """For a buffer: of a KL autoencoder the means."""

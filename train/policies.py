@@ -4,7 +4,7 @@ Chance is a hash of the seed and the picture, so a choice is the same wherever a
 buffers merge into what one would have chosen from both: bottom-k sampling (Cohen & Kaplan 2007).
 """
 
-# N items, D embedding width
+# N items, D numbers of a latent, C latent channels, h w latent grid
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -25,8 +25,8 @@ class Items:
     task: NDArray[np.int32]  # (N,)
     priority: Floats  # (N,), of those that were there before
     fresh: NDArray[np.bool_]  # (N,)
-    embedding: Callable[[NDArray[np.int64]], NDArray[np.float32]]
-    """Rows (n,) → (n, D)."""
+    latents: Callable[[NDArray[np.int64]], NDArray[np.float32]]
+    """Of fresh rows (n,): (n, C, h, w), herding's embedding."""
     room: int
     """About how many can stay."""
 
@@ -62,11 +62,11 @@ def class_balanced(items: Items, seed: int) -> Floats:
 
 
 def herding(items: Items, seed: int) -> Floats:
-    """As many of each task, those first whose mean embedding stays nearest the task's (iCaRL, arXiv 1611.07725)."""
+    """As many of each task, those first whose mean latent stays nearest the task's (iCaRL, arXiv 1611.07725)."""
     found = np.floor(items.priority)
     for task in np.unique(items.task[items.fresh]):
         rows = np.flatnonzero(items.fresh & (items.task == task))
-        found[rows] = _herded(items.embedding(rows), min(items.room, len(rows)))
+        found[rows] = _herded(items.latents(rows).reshape(len(rows), -1), min(items.room, len(rows)))
     return found + uniform(seed, items.pictures) / 2  # which task yields first, where ranks are equal
 
 

@@ -113,8 +113,8 @@ class Buffer:
         place = {text: i for i, text in enumerate(captions)}
         number = len(tasks) - 1
         added = {
-            "pictures": np.frombuffer(bytes.fromhex("".join(offer.pictures[i] for i in offered)), np.uint8).reshape(
-                -1, 32
+            "pictures": np.array([list(bytes.fromhex(offer.pictures[i])) for i in offered], np.uint8).reshape(
+                len(offered), 32
             ),
             "caption": np.array([place[offer.captions[i]] for i in offered], np.int32),
             "task": np.full(len(offered), number, np.int32),
@@ -128,9 +128,9 @@ class Buffer:
             return offer.latents[torch.tensor([offered[i - count] for i in rows], dtype=torch.int64)].float().numpy()
 
         fresh = np.arange(count + len(offered)) >= count
-        rows, kept, meta["priority"] = _choice(about, meta, fresh, lambda rows: latents(rows).reshape(len(rows), -1))
+        rows, kept, meta["priority"] = _choice(about, meta, fresh, latents)
         old = rows[rows < count]
-        values, scales = encode(latents(rows[rows >= count]).reshape(-1, *about.latent), about.store)
+        values, scales = encode(latents(rows[rows >= count]), about.store)
         stored = {"latents": np.concatenate([columns["latents"][old], values])}
         stored["scales"] = np.concatenate([columns["scales"][old], scales])
         chosen = _selected(about, meta, rows, kept).contents
@@ -201,7 +201,7 @@ def encode(latents: NDArray[np.float32], store: str) -> tuple[NDArray, NDArray[n
     """(N, C, h, w) → stored values and scales (N,): value times scale is the latent."""
     if store == "fp16":
         return latents.astype(np.float16), np.ones(len(latents), np.float32)
-    peak = np.abs(latents).reshape(len(latents), -1).max(1, initial=1e-12)
+    peak = np.abs(latents).max((1, 2, 3), initial=1e-12)
     scales = (peak / 127).astype(np.float32)
     return np.round(latents / scales[:, None, None, None]).astype(np.int8), scales
 
@@ -248,7 +248,7 @@ def _require_room(about: About) -> None:
 def _trimmed(about: About, columns: dict[str, NDArray]) -> Buffer:
     """What fits, of items that were all chosen before."""
     none = np.zeros(len(columns["task"]), bool)
-    rows, kept, priority = _choice(about, columns, none, lambda rows: np.zeros((0, 1), np.float32))
+    rows, kept, priority = _choice(about, columns, none, lambda rows: np.zeros((0, *about.latent), np.float32))
     return _selected(about, columns | {"priority": priority}, rows, kept)
 
 
@@ -256,20 +256,30 @@ def _choice(
     about: About,
     meta: dict[str, NDArray],
     fresh: NDArray[np.bool_],
-    embedding: Callable[[NDArray[np.int64]], NDArray[np.float32]],
+    latents: Callable[[NDArray[np.int64]], NDArray[np.float32]],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Rows and captions that stay, and all priorities: captions by chance up to their share, then what fits of the rest."""
+    """Rows and captions that stay, and all priorities.
+
+    Items by priority, with their captions, as long as either fits; then other captions by chance, up to their share.
+    """
     room = about.limit - _fixed(about)
     costs = np.array([caption_bytes(text) for text in about.captions], np.int64)
-    names = [np.frombuffer(text.encode(), np.uint8) for text in about.captions]
-    share = room if about.store == "captions" else CAPTIONS * room
-    order = np.argsort(uniform(about.seed, names), kind="stable")
-    kept = np.sort(order[: np.searchsorted(np.cumsum(costs[order]), share, side="right")])
-    places = max(0, (room - int(costs[kept].sum())) // item_bytes(about))
-    items = Items(*(meta[n] for n in ("pictures", "caption", "task", "priority")), fresh, embedding, places)
+    share = min(room if about.store == "captions" else int(CAPTIONS * room), int(costs.sum()))
+    places = (room - share) // item_bytes(about)
+    items = Items(*(meta[n] for n in ("pictures", "caption", "task", "priority")), fresh, latents, places)
     priority = POLICIES[about.policy](items, about.seed)
-    possible = np.flatnonzero(np.isin(meta["caption"], kept))
-    return np.sort(possible[np.argsort(priority[possible], kind="stable")[:places]]), kept, priority
+    order = np.argsort(priority, kind="stable")
+    captions, first = np.unique(meta["caption"][order], return_index=True)
+    new = np.zeros(len(order), np.int64)
+    new[first] = costs[captions]  # of captions that come in with an item
+    rows = order[:places][np.cumsum(new[:places]) <= share]
+    own = np.unique(meta["caption"][rows])
+    names = [np.frombuffer(text.encode(), np.uint8) for text in about.captions]
+    others = np.argsort(uniform(about.seed, names), kind="stable")
+    others = others[~np.isin(others, own)]
+    left = share - costs[own].sum()
+    kept = np.concatenate([own, others[np.cumsum(costs[others]) <= left]]).astype(np.int64)
+    return np.sort(rows), np.sort(kept), priority
 
 
 def _selected(

@@ -13,7 +13,7 @@ Update = Literal["full", "cross-attention", "lora"]
 Method = Literal["naive", "joint", "replay", "replay-no-distillation", "pixel-replay"]
 METHODS: tuple[Method, ...] = ("naive", "joint", "replay", "replay-no-distillation", "pixel-replay")
 USUAL = LoopConfig(400, 64, 4e-4, "muon", warmup=25, ema=0.99)
-SHORT = LoopConfig(300, 64, 6e-4, "muon", warmup=25, ema=0.99)
+SHORT = LoopConfig(400, 64, 6e-4, "muon", warmup=25, ema=0.99)
 SMALL = UNetConfig(channels=(64, 96, 64), layers_per_block=1)  # 2,828,464 parameters on emoji-64's latents
 
 
@@ -114,7 +114,7 @@ class ComparisonConfig:
     """TOML file of the one task that the base student learns first; emoji-64's other groups if not given."""
     pictures: PicturesConfig = field(default_factory=PicturesConfig)
     unet: UNetConfig = SMALL
-    base_steps: int = 3000
+    base_steps: int = 2500
     """Of the base student."""
     base_learning_rate: float = 1e-3
     loop: LoopConfig = SHORT

@@ -97,6 +97,13 @@ def build_optimizers(params: Iterable[nn.Parameter], config: LoopConfig) -> list
     return found
 
 
+def laid_out_as(param: Tensor, value: Tensor) -> Tensor:
+    """On the parameter's device, in its memory format: the fused AdamW walks through both in memory's order."""
+    if value.shape != param.shape:
+        return value.to(param.device)
+    return torch.empty_like(param).copy_(value)
+
+
 class Trainer:
     """Parameters, moments, averages and step of one run; `fit` drives it."""
 
@@ -191,7 +198,7 @@ class Trainer:
             elif kind == "ema":
                 self.average[name].copy_(value)
             else:
-                moments.setdefault(name, {})[kind] = value.to(self.params[name].device)
+                moments.setdefault(name, {})[kind] = laid_out_as(self.params[name], value)
         for name, param in self.params.items():
             kept = self.state_of(param)
             kept.clear()

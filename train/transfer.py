@@ -83,4 +83,5 @@ def quantile(freedom: int) -> float:
     if freedom <= len(T_975):
         return T_975[freedom - 1]
     z, n = 1.959964, freedom  # Cornish & Fisher's expansion
-    return z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
+    terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + sum(term / n**power for power, term in enumerate(terms, 1))

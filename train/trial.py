@@ -141,7 +141,7 @@ class Trial:
 
     def _pictures(self) -> dict[str, Pictures]:
         """Of each task, at the size the student draws."""
-        size = pipeline_spec(Checkpoint.open(self.config.model)).image_size
+        size, _ = pipeline_spec(Checkpoint.open(self.config.model)).image_size
         names = {task.name: self.config.pictures.data if task.data is None else task.data for task in self.tasks}
         loaded = {data: load(data, size).split("train") for data in set(names.values())}
         return {

@@ -29,3 +29,19 @@ def few(emoji: Pictures, tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append({**emoji.rows[i], "file_name": name, "split": "train"})
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+@pytest.fixture(scope="session")
+def groups(emoji: Pictures, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six pictures without skin tone of each of three groups, as an `imagefolder`."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("groups")
+    rows = []
+    for group in ("Smileys & Emotion", "Animals & Nature", "Food & Drink"):
+        of = [i for i, row in enumerate(emoji.rows) if row["group"] == group]
+        for i in of[:36:6]:
+            Image.fromarray(emoji.pixels[i]).save(folder / f"{i}.png")
+            rows.append({**emoji.rows[i], "file_name": f"{i}.png", "split": "train"})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
