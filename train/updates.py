@@ -9,7 +9,7 @@ from train.trainer import seeded
 
 CROSS = ".attn2."  # diffusers' name for the attention to the caption
 PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]
-ADAPTER = "update"
+ADAPTER = "task"
 
 
 def restrict(unet: UNet2DConditionModel, update: Update, rank: int, seed: int) -> None:

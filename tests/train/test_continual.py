@@ -18,7 +18,7 @@ from kdc_edge.files import locked, read_json, write_json
 from kdc_edge.replay import hexadecimal, read
 from tests import tiny
 from tests.train.test_student import SD1
-from train import learner, lessons
+from train import learner, lessons, updates
 from train.continual import continual
 from train.folders import load_pipeline, save_pipeline
 from train.lessons import Lesson, Task, joined
@@ -207,9 +207,10 @@ def test_an_update_touches_few_tensors(update: str, config: ContinualConfig) -> 
 
 
 def test_lora_without_peft_names_the_extra(config: ContinualConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    unet = load_pipeline(str(config.model)).unet
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MissingBackend, match=r"--update lora needs peft .*pip install 'kdc-edge\[train\]'"):
-        continual(replace(config, update="lora"))
+        updates.restrict(unet, "lora", 2, 0)
 
 
 def test_two_runs_on_one_buffer(config: ContinualConfig) -> None:

@@ -26,7 +26,7 @@ from train import loop
 from train import state as state_module
 from train.loop import fit
 from train.recipes import LoopConfig
-from train.trainer import Part, generator_at, seeded, share_of_rate
+from train.trainer import Part, Trainer, generator_at, seeded, share_of_rate
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = [
@@ -82,6 +82,36 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path: Path, optimizer: Literal["
     resumed, whole = train(state, config), train(tmp_path / "whole.safetensors", config)
     assert torch.equal(resumed.weight, whole.weight) and torch.equal(resumed.bias, whole.bias)
     assert not list(tmp_path.glob(".*.partial"))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_moments_go_on_in_the_memory_format_of_their_weights(
+    tmp_path: Path, optimizer: Literal["adamw", "muon"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A convolution with channels last, stopped half way."""
+    config = replace(CONFIG, optimizer=optimizer)
+
+    def smooth(network: nn.Module, part: Part) -> dict[str, torch.Tensor]:
+        x = torch.randn(8, 3, 5, 5, generator=part.generator)[part.rows(8)]
+        return {"mse": (network(x) - x.mean((2, 3), keepdim=True).mean(1, keepdim=True)).square().mean()}
+
+    def convolution(name: str) -> torch.Tensor:
+        network = seeded(0, lambda: nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last))
+        fit(network, smooth, config, tmp_path / name, key={}, label="test", save_every=0, log_every=1)
+        return network.weight
+
+    advance = Trainer.advance
+
+    def stopped(self: Trainer, loss: object) -> dict[str, torch.Tensor]:
+        if self.step == 20:
+            raise KeyboardInterrupt
+        return advance(self, loss)
+
+    monkeypatch.setattr(Trainer, "advance", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        convolution("stopped.safetensors")
+    monkeypatch.undo()
+    assert torch.equal(convolution("stopped.safetensors"), convolution("whole.safetensors"))
 
 
 def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:

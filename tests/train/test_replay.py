@@ -23,8 +23,11 @@ from kdc_edge.files import locked
 from kdc_edge.replay import FILE, hexadecimal
 from tests.train.test_loop import ROOT
 from tests.train.test_policies import LATENT, kept, offer
+from train import autoencoder
 from train import buffer as command
 from train import replay as module
+from train.data import Pictures
+from train.folders import load_pipeline
 from train.policies import POLICIES
 from train.replay import Buffer, Scaled, encode, new_about, parse_bytes
 from train.sequences import BufferConfig
@@ -91,6 +94,22 @@ def test_what_int8_costs() -> None:
     assert 41 < snr("int8") < 43 and snr("fp16") > 70
     zeros, scales = encode(np.zeros((1, *EMOJI), np.float32), "int8")
     assert not Scaled(zeros, scales)[torch.tensor([0])].any()
+
+
+def test_what_int8_costs_in_pictures(emoji: Pictures) -> None:
+    """The shipped autoencoder on 128 emoji: PSNR of what is decoded from stored latents."""
+    vae = load_pipeline(str(ROOT / "assets" / "emoji-64" / "student")).vae
+    pixels = emoji.select_index(np.linspace(0, len(emoji) - 1, 128, dtype=int)).tensor()
+    latents = autoencoder.encode(vae, pixels)
+
+    def psnr(kept: torch.Tensor) -> float:
+        error = (autoencoder.decode(vae, kept) - autoencoder.to_float(pixels)).div(2).square().mean((1, 2, 3))
+        return float(-10 * error.log10().mean())
+
+    values, scales = encode(latents.numpy(), "int8")
+    exact, kept = psnr(latents), psnr(Scaled(values, scales)[torch.arange(128)])
+    print(f"\nPSNR {exact:.2f} dB from float32 latents, {kept:.2f} from int8")
+    assert exact > 20 and abs(exact - kept) < 0.2
 
 
 def test_a_limit_under_one_item_is_refused() -> None:
