@@ -142,10 +142,8 @@ class Learner:
         unet = diffusion.for_training(load_pipeline(str(self.before.path)).unet, self.pipeline.unet.device)
         updates.restrict(unet, config.update, config.rank, loop.seed)
         retention = None if buffer is None else self.retention(buffer)
-        replayed = 0
-        if retention is not None:
-            divided = PartialState().num_processes * loop.accumulate
-            replayed = replayed_rows(loop.batch_size, config.replay.replay_share, retention.sources * divided, divided)
+        divided = PartialState().num_processes * loop.accumulate
+        replayed = replayed_rows(loop.batch_size, config.replay.replay_share, divided) if retention else 0
         new = joined(lessons) if config.joint else lessons[-1].source
         loss = continual_loss(new, retention, loop.batch_size, replayed)
         sample = sampler(self.pipeline, [[text] for text in lessons[-1].captions], self.state / "samples")

@@ -33,8 +33,9 @@ class Replayed:
 
 
 def replay(r: Replayed) -> Tensor:
-    """Mean squared error against the stored pictures' own target."""
-    return F.mse_loss(r.student[: r.stored].float(), r.target[: r.stored].float())
+    """Squared error against the stored pictures' own target: its mean over all replayed rows, the others counting as 0."""
+    errors = F.mse_loss(r.student[: r.stored].float(), r.target[: r.stored].float(), reduction="sum")
+    return errors / r.student.numel()
 
 
 def previous(r: Replayed) -> Tensor:
@@ -64,14 +65,15 @@ class Retention:
         if self.stored is None and self.pooled is None:
             raise UsageError("nothing to replay: no stored latents and no pool; give --replay-memory or --pool")
 
-    @property
-    def sources(self) -> int:
-        return (self.stored is not None) + (self.pooled is not None)
-
     def draws(self, size: int, part: Part) -> list[Draw]:
-        """The part's rows of a batch of `size`: half of them pooled where there are both, stored ones first."""
-        count = size // self.sources
-        return [source.draw(count, part) for source in (self.stored, self.pooled) if source is not None]
+        """The part's rows of a batch of `size`, stored ones first; pictures and samples are drawn alike."""
+        sources = [source for source in (self.stored, self.pooled) if source is not None]
+        if len(sources) == 1:
+            return [sources[0].draw(size, part)]
+        counts = [len(source.weights) for source in sources]
+        parts = round(size * counts[0] / sum(counts) / part.count)
+        first = part.count * min(max(parts, 1), size // part.count - 1)
+        return [source.draw(rows, part) for source, rows in zip(sources, (first, size - first), strict=True)]
 
     def terms(self, said: Tensor, draws: list[Draw]) -> dict[str, Tensor]:
         """Weighted, of the student's answers to all draws; a term of weight 0, or without anyone to ask, is left out."""
@@ -111,12 +113,12 @@ def continual_loss(new: Cache, retention: Retention | None, batch_size: int, rep
     return loss
 
 
-def replayed_rows(batch_size: int, share: float, unit: int, divided: int) -> int:
-    """Of a batch; they come in `unit`s, new ones in parts of `divided`. Raises UsageError where that does not come out."""
+def replayed_rows(batch_size: int, share: float, divided: int) -> int:
+    """Of a batch that is taken in `divided` parts. Raises UsageError where new and replayed rows do not come out even."""
     replayed = round(batch_size * share)
-    if not 0 < replayed < batch_size or replayed % unit or (batch_size - replayed) % divided:
+    if replayed % divided or not 2 * divided <= replayed < batch_size:
         raise UsageError(
-            f"--replay-share {share:g} of a batch of {batch_size} is {replayed} rows: it must leave some, be a multiple of "
-            f"{unit}, and the rest one of {divided}"
+            f"--replay-share {share:g} of a batch of {batch_size} is {replayed} rows; it takes {2 * divided} or more, a "
+            f"multiple of {divided}, and some must be left for the task"
         )
     return replayed

@@ -40,7 +40,7 @@ class ReplayConfig:
     store: Literal["int8", "fp16", "captions"] = "int8"
     """Of a latent; int8 has a scale for each item, captions keeps none: the student draws what is replayed itself."""
     replay_share: float = 0.5
-    """Of every batch, the rows that are replayed."""
+    """Of every batch, the rows that are replayed: stored pictures and samples, each alike."""
     pool: int = 512
     """Samples that the student of before a task draws of remembered captions, to be held to; 0 draws none."""
     pool_steps: int = 10

@@ -254,7 +254,7 @@ def test_what_cannot_be_learned(config: ContinualConfig, whole: ContinualConfig,
         "'smileys' was learned before": replace(config, model=whole.output_dir / "smileys"),
         "with one item it takes": replace(config, replay=replace(config.replay, replay_memory="1KB")),
         "no number of bytes": replace(config, replay=replace(config.replay, replay_memory="much")),
-        "--replay-share": replace(config, replay=replace(config.replay, replay_share=0.4)),
+        "--replay-share": replace(config, replay=replace(config.replay, replay_share=0.1)),
         "give --store int8": replace(
             within(whole, tmp_path), buffer=whole.buffer, replay=replace(whole.replay, store="fp16")
         ),

@@ -42,7 +42,7 @@ def test_terms_in_closed_form() -> None:
     answers = Replayed(1, torch.zeros(shape), torch.full(shape, 3.0), torch.full(shape, 1.0), torch.full(shape, 5.0))
     answers.target[1:] = 100.0  # of pooled samples there is no target
     assert {name: term(answers).item() for name, term in TERMS.items()} == {
-        "replay": 9.0,
+        "replay": 9.0 / 4,
         "previous": 4.0,
         "teacher": 4.0,
     }
@@ -96,8 +96,18 @@ def test_without_retention_it_is_the_task_alone(network: UNet2DConditionModel) -
     assert set(found) == {"new"}
 
 
-@pytest.mark.parametrize(("share", "unit"), [(0.0, 1), (1.0, 1), (0.5, 3), (0.01, 1)])
-def test_shares_that_do_not_come_out_are_refused(share: float, unit: int) -> None:
-    assert replayed_rows(64, 0.5, 2, 1) == 32
+def test_pictures_and_samples_are_drawn_alike() -> None:
+    def rows(stored: int, pooled: int, size: int = 32, parts: int = 1) -> list[int]:
+        retention = Retention(source(1, stored), source(2, pooled), RetentionWeights())
+        return [len(draw.target) for draw in retention.draws(size, part(0, parts))]
+
+    assert rows(30, 10) == [24, 8] and rows(10, 30) == [8, 24]
+    assert rows(1, 99) == [1, 31] and rows(99, 1) == [31, 1], "both are there"
+    assert rows(30, 10, parts=4) == [6, 2] and rows(1, 99, parts=4) == [1, 7]
+
+
+@pytest.mark.parametrize(("share", "divided"), [(0.0, 1), (1.0, 1), (0.5, 3), (0.125, 1), (0.5, 4)])
+def test_shares_that_do_not_come_out_are_refused(share: float, divided: int) -> None:
+    assert replayed_rows(64, 0.5, 1) == 32 and replayed_rows(64, 0.5, 4) == 32
     with pytest.raises(UsageError, match="--replay-share"):
-        replayed_rows(8, share, unit, 1)
+        replayed_rows(8, share, divided)
