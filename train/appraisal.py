@@ -49,6 +49,7 @@ class Examiner:
     def __init__(self, tasks: dict[str, Pictures], judge: str, prompts: int, steps: int, strip: int) -> None:
         _, self.extract = judge_images(judge)
         self.steps, self.strip = steps, strip
+        self.captions = [group[0] for pictures in tasks.values() for group in pictures.captions]
         pixels = np.concatenate([pictures.pixels for pictures in tasks.values()])
         self.features, self.classes = self.extract(list(pixels)), identical(pixels)
         starts = np.cumsum([0, *map(len, tasks.values())])
@@ -86,6 +87,12 @@ class Examiner:
     def shown(self) -> list[str]:
         """The captions of a strip."""
         return [prompt for exam in self.exams for prompt in exam.prompts[: self.strip]]
+
+    def others(self, count: int) -> list[str]:
+        """Captions that are not drawn, evenly over all tasks; those that are, where there are no others."""
+        asked = {prompt for exam in self.exams for prompt in exam.prompts}
+        left = [text for text in self.captions if text not in asked] or self.captions
+        return [left[i] for i in np.linspace(0, len(left) - 1, min(count, len(left)), dtype=int)]
 
     def _top1(self, features: NDArray[np.float32], exam: Exam) -> float:
         pictures, candidates = (normalize(torch.from_numpy(x), dim=-1) for x in (features, self.features))

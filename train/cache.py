@@ -95,7 +95,11 @@ class Table:
 
 def _pictures(folder: Path, config: PicturesConfig, pipeline: StableDiffusionPipeline, size: int) -> list[Path]:
     """Shards of latents, each with what is known of its pictures in a JSON file beside it."""
-    state = PartialState()
+    state, index = PartialState(), folder / "pictures.json"
+    if index.exists():  # the data need not be opened again
+        known = [folder / name for name in read_json(index)]
+        if all(path.exists() for path in known):
+            return known
     with open_source(config.data, revision=config.data_revision) as source:
         numbers = source.split("train")
         if not numbers:
@@ -109,6 +113,8 @@ def _pictures(folder: Path, config: PicturesConfig, pipeline: StableDiffusionPip
         ):
             _write_pictures(path, shard, source, vae, size, config)
     state.wait_for_everyone()
+    if state.is_main_process and not index.exists():
+        write_json(index, [path.name for path in paths])
     return paths
 
 

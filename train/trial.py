@@ -6,7 +6,7 @@ from typing import Any
 
 from kdc_edge.checkpoint import Checkpoint, CheckpointInfo
 from kdc_edge.errors import GateError, UsageError
-from kdc_edge.files import read_json, write_json
+from kdc_edge.files import read_json, replace_file, write_json
 from kdc_edge.spec import pipeline_spec
 from kdc_edge.stages import run_stage
 from train import diffusion
@@ -28,6 +28,7 @@ GROUPS = {
     "flags": "Flags",
 }
 OTHERS = ("Smileys & Emotion", "People & Body", "Symbols", "Activities")
+CALIBRATION = 16  # captions
 SCRATCH, BASE, INT8 = "scratch", "base", "replay-int8"
 
 
@@ -119,11 +120,13 @@ class Trial:
         return self.examiner.examine(model, self.folder / "exams" / f"{name}.json")
 
     def _as_int8(self, task: str) -> dict[str, Any]:
-        """Of the checkpoint after a task, as a bundle."""
-        bundle = self.folder / "int8" / task
+        """Of the checkpoint after a task, as a bundle, calibrated on captions that are not judged."""
+        bundle, prompts = self.folder / "int8" / task, self.folder / "int8" / "calibration.txt"
         if not bundle.exists():
             model = self.folder / "replay" / "checkpoints" / task
-            if code := run_stage("convert", ["onnx", "--model", str(model), "-o", str(bundle), "--precision", "int8"]):
+            replace_file(prompts, "\n".join(self.examiner.others(CALIBRATION)).encode())
+            arguments = ["onnx", "--model", str(model), "-o", str(bundle), "--precision", "int8"]
+            if code := run_stage("convert", [*arguments, "--calibration", str(prompts)]):
                 raise GateError(f"{model}: its conversion to int8 ended with exit code {code}")
         return self._examined(bundle, f"{INT8}-{task}")
 
