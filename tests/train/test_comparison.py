@@ -11,6 +11,7 @@ from PIL import Image
 
 from kdc_edge.errors import UsageError
 from kdc_edge.files import read_json
+from train.appraisal import Examiner
 from train.comparison import comparison
 from train.recipes import LoopConfig, PicturesConfig, UNetConfig
 from train.replay import HEADER, RECORD, item_bytes, new_about
@@ -107,8 +108,12 @@ def test_a_seed_more_adds_to_what_is_there(config: ComparisonConfig, first: dict
         comparison(replace(config, base_steps=5))
 
 
-def test_methods_differ_in_what_they_are_named_after(config: ComparisonConfig) -> None:
-    trial = Trial(config)
+@pytest.fixture(scope="module")
+def trial(config: ComparisonConfig) -> Trial:
+    return Trial(config)
+
+
+def test_methods_differ_in_what_they_are_named_after(trial: Trial) -> None:
     chosen = {name: trial._method(name) for name in METHODS}
     assert {name: memory for name, (_, memory) in chosen.items()} == {
         "naive": 0, "joint": 0, "replay": 20_000, "replay-no-distillation": 20_000,
@@ -120,9 +125,18 @@ def test_methods_differ_in_what_they_are_named_after(config: ComparisonConfig) -
     assert undistilled == ["replay-no-distillation", "pixel-replay"]
 
 
-def test_pixels_get_the_room_their_webp_takes(config: ComparisonConfig) -> None:
+def test_bundles_are_not_calibrated_on_what_is_judged(trial: Trial) -> None:
+    examiner = trial.examiner
+    asked = {prompt for exam in examiner.exams for prompt in exam.prompts}
+    assert len(asked) == 6 and len(examiner.others(4)) == 4 and len(examiner.others(100)) == 6
+    assert not asked & set(examiner.others(100))
+    every = Examiner(trial.pictures, trial.config.judge, prompts=6, steps=2, strip=1)
+    assert every.others(100) == every.captions, "where all are judged there are no others"
+
+
+def test_pixels_get_the_room_their_webp_takes(trial: Trial) -> None:
     """As many fp16 latents fit into it as lossless WebP into the bytes."""
-    trial, memory = Trial(config), 40_000
+    memory = 40_000
     pixels = [picture for pictures in trial.pictures.values() for picture in pictures.pixels]
     total = 0
     for picture in pixels:
