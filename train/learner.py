@@ -138,8 +138,10 @@ class Learner:
         config, loop = self.config, self.config.loop
         settings = settings | {"buffer": None if buffer is None else buffer.digest()}
         self.claim(settings)
-        diffusion.for_training(self.pipeline.unet, pick_device()).requires_grad_(False)
-        unet = diffusion.for_training(load_pipeline(str(self.before.path)).unet, self.pipeline.unet.device)
+        device = pick_device()
+        self.pipeline.to(device)  # whole: it draws
+        diffusion.for_training(self.pipeline.unet, device).requires_grad_(False)
+        unet = diffusion.for_training(load_pipeline(str(self.before.path)).unet, device)
         updates.restrict(unet, config.update, config.rank, loop.seed)
         retention = None if buffer is None else self.retention(buffer)
         divided = PartialState().num_processes * loop.accumulate
