@@ -6,6 +6,7 @@ A new runtime is one module here and one line in RUNTIMES. The module has `open(
 
 import importlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +25,8 @@ class Options:
     """Execution provider or device, by the runtime's own short name."""
     allow_fallback: bool = False
     """Go on where the provider asked for is not the one used."""
+    cache_dir: Path | None = None
+    """Folder for what the runtime compiles for this device: the first open fills it, later ones are faster and smaller."""
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
@@ -54,6 +57,7 @@ class Entry:
 
 RUNTIMES: dict[str, Entry] = {
     "ort": Entry("kdc_edge.runtimes.ort", ("onnx",)),
+    "openvino": Entry("kdc_edge.runtimes.openvino", ("onnx",)),
     "fake": Entry("kdc_edge.runtimes.fake", ("onnx", "coreml", "tensorrt")),
 }
 
