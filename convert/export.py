@@ -1,9 +1,9 @@
 """One component of a checkpoint → one ONNX file.
 
 Opset 18 keeps to operators every execution provider knows: GroupNorm as InstanceNormalization, attention as MatMul and
-Softmax. The batch is dynamic, all else is fixed by the checkpoint. Weights carry their names in the checkpoint, with ".T"
-added where MatMul wants them transposed and ".view" where they have axes of 1 more. Traces, paths and graph names of
-the exporter are removed: the same weights give the same bytes.
+Softmax unless the target has it as one. The batch is dynamic, all else is fixed by the checkpoint. Weights carry their
+names in it, with ".T" added where MatMul wants them transposed and ".view" where they have axes of 1 more. Traces, paths
+and graph names of the exporter are removed: the same weights give the same bytes.
 """
 
 import hashlib
@@ -48,10 +48,17 @@ class Exported:
 
 
 def export_component(
-    checkpoint: Path, component: str, folder: Path, scheme: Scheme = None, calls: Calls | None = None, leave: Names = ()
+    checkpoint: Path,
+    component: str,
+    folder: Path,
+    scheme: Scheme = None,
+    calls: Calls | None = None,
+    leave: Names = (),
+    fused: bool = False,
 ) -> Exported:
-    """Writes `folder`/model.onnx; `leave` are patterns of layers that are not made small."""
+    """Writes `folder`/model.onnx; `leave` are patterns of layers that are not made small, `fused` is a target's."""
     from convert.integers import quantise, split_shortcuts
+    from convert.rewrites import rewrite
     from convert.storing import store
     from kdc_edge.torch_ref.networks import load_network
 
@@ -61,6 +68,7 @@ def export_component(
     network = load_network(opened, component)
     plan = _plan(network, scheme, calls, leave) if isinstance(scheme, Weights | Mixed) else {}
     model = _trace(network, ports, _tensors(ports, batch=2))
+    rewrite(model, fused)
     weights = _name_weights(model.graph, network)
     if isinstance(scheme, Static):
         split_shortcuts(model.graph)

@@ -56,7 +56,8 @@ def test_every_precision_is_made_of_schemes_that_are_tested():
 def test_a_scheme_is_small_and_near_pytorch(
     component: str, scheme: Scheme, tiny_checkpoint: Path, calls: Path, tmp_path: Path
 ):
-    done = export.export_component(tiny_checkpoint, component, tmp_path, scheme, Calls(calls / component))
+    seen = Calls(calls / component)
+    done = export.export_component(tiny_checkpoint, component, tmp_path, scheme, seen, fused=True)
     weights = onnx.load(tmp_path / export.MODEL).graph.initializer
     assert sum(len(w.raw_data) for w in weights) <= SCHEMES[scheme] * done.parameters + CONSTANTS
     options = onnxruntime.SessionOptions()
@@ -173,7 +174,7 @@ def test_the_budget_buys_what_takes_most_error_away_for_a_byte():
 
 def test_a_shortcut_that_reads_two_parts_becomes_two_convolutions(tiny_checkpoint: Path, calls: Path, tmp_path: Path):
     """Each part then has a scale of its own."""
-    export.export_component(tiny_checkpoint, "unet", tmp_path, Static(), Calls(calls / "unet"))
+    export.export_component(tiny_checkpoint, "unet", tmp_path, Static(), Calls(calls / "unet"), fused=True)
     names = {w.name for w in onnx.load(tmp_path / export.MODEL).graph.initializer}
     ends = {name.partition("conv_shortcut.weight")[2] for name in names}
     assert ends >= {".0_quantized", ".1_quantized", ".0_scale", ".1_scale"}
