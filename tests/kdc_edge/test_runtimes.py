@@ -6,6 +6,7 @@ import pytest
 
 from kdc_edge.bundle import Bundle, seal
 from kdc_edge.errors import BundleError, MissingBackend, UsageError
+from kdc_edge.pipeline import Pipeline
 from kdc_edge.ports import check, zeros
 from kdc_edge.runtimes import RUNTIMES, Options, open_runtime
 from tests.kdc_edge.builders import with_manifest
@@ -57,6 +58,31 @@ def test_ort_computes_the_graph(bundle):
     }
     assert np.allclose(runtime(**feed)["out_sample"], 2 * 0.5 + 3 + 100 * 1e-3)
     assert runtime.provider == "CPUExecutionProvider"
+
+
+def test_components_that_take_turns(bundle, monkeypatch):
+    from kdc_edge.runtimes import fake
+
+    open_now, most = [], []
+
+    class Watched(fake.FakeRuntime):
+        def __init__(self, component, ports):
+            super().__init__(component, ports)
+            open_now.append(component)
+            most.append(len(open_now))
+
+        def close(self):
+            open_now.remove(self._component)
+
+    monkeypatch.setattr(fake, "FakeRuntime", Watched)
+    pictures = {}
+    for low_memory in (False, True):
+        most.clear()
+        with Pipeline.open(bundle, "fake", Options(low_memory=low_memory)) as pipe:
+            assert len(open_now) == (0 if low_memory else 3)
+            pictures[low_memory] = [np.asarray(pipe.generate("red apple", seed=3, steps=2)) for _ in range(2)]
+        assert not open_now and (max(most), len(most)) == ((1, 6) if low_memory else (3, 3))
+    assert np.array_equal(pictures[False], pictures[True])
 
 
 def test_unknown_names(bundle):
