@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from convert.calibration import Calls
 from convert.counters import Counters, count_file
-from convert.schemes import Dynamic, Mixed, Scheme, Static, Weights
+from convert.schemes import Dynamic, Mixed, Scheme, Static, Weights, floor_db
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.ports import Ports, free_axes, zeros
 from kdc_edge.process import peak_mib
@@ -45,6 +45,8 @@ class Exported:
     peak_mib: float
     parameters: int
     counters: Counters
+    left: tuple[str, ...] = ()
+    """Patterns of the layers that stayed as they were."""
 
 
 def export_component(
@@ -67,6 +69,8 @@ def export_component(
     ports = component_ports(opened, pipeline_spec(opened))[component]
     network = load_network(opened, component)
     plan = _plan(network, scheme, calls, leave) if isinstance(scheme, Weights | Mixed) else {}
+    if isinstance(scheme, Static):
+        leave = [*leave, *_spared(network, scheme, calls, leave)]
     model = _trace(network, ports, _tensors(ports, batch=2))
     rewrite(model, fused)
     weights = _name_weights(model.graph, network)
@@ -78,7 +82,8 @@ def export_component(
     if isinstance(scheme, Static | Dynamic):
         quantise(folder / MODEL, scheme, calls, leave)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return Exported(time.perf_counter() - start, peak_mib(), parameters, count_file(folder / MODEL))
+    counters = count_file(folder / MODEL)
+    return Exported(time.perf_counter() - start, peak_mib(), parameters, counters, tuple(leave))
 
 
 def _plan(network: "torch.nn.Module", scheme: Weights | Mixed, calls: Calls | None, leave: Names) -> "Plan":
@@ -86,8 +91,17 @@ def _plan(network: "torch.nn.Module", scheme: Weights | Mixed, calls: Calls | No
     from convert.weights import plan
 
     if isinstance(scheme, Mixed):
-        return mixed_plan(network, scheme, calls, calls.first(PROBES), leave)
+        return mixed_plan(network, scheme, calls, calls.some(PROBES), leave)
     return plan(network, scheme, () if calls is None else calls, leave)
+
+
+def _spared(network: "torch.nn.Module", scheme: Static, calls: Calls, leave: Names) -> list[str]:
+    """Patterns: a shortcut's weight is split, and its parts are named after it."""
+    from convert.exclusions import spared
+
+    count = 2 * PROBES
+    feeds = calls.others(count) if len(calls) > 2 * count else calls
+    return [f"{name}*" for name in spared(network, feeds, calls.some(count), floor_db(scheme), leave)]
 
 
 def _tensors(ports: Ports, batch: int) -> dict[str, "torch.Tensor"]:
