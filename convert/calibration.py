@@ -6,7 +6,6 @@ disk as they are made and are read one at a time: memory does not grow with thei
 """
 
 import hashlib
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,10 +40,18 @@ class Calls:
     def __len__(self) -> int:
         return sum(1 for _ in self.folder.glob("*.safetensors"))
 
-    def first(self, count: int) -> list[dict[str, np.ndarray]]:
-        """At most `count` of them, spread evenly."""
-        stride = max(1, len(self) // max(1, count))
-        return list(itertools.islice(self, 0, stride * count, stride))
+    def some(self, count: int) -> list[dict[str, np.ndarray]]:
+        """At most `count` of them, spread evenly from the first to the last."""
+        chosen = self._spread(count)
+        return [call for number, call in enumerate(self) if number in chosen]
+
+    def others(self, count: int) -> Iterator[dict[str, np.ndarray]]:
+        """All but those."""
+        chosen = self._spread(count)
+        return (call for number, call in enumerate(self) if number not in chosen)
+
+    def _spread(self, count: int) -> set[int]:
+        return set(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int).tolist())
 
 
 class Saver:

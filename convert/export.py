@@ -1,9 +1,9 @@
 """One component of a checkpoint → one ONNX file.
 
 Opset 18 keeps to operators every execution provider knows: GroupNorm as InstanceNormalization, attention as MatMul and
-Softmax. The batch is dynamic, all else is fixed by the checkpoint. Weights carry their names in the checkpoint, with ".T"
-added where MatMul wants them transposed and ".view" where they have axes of 1 more. Traces, paths and graph names of
-the exporter are removed: the same weights give the same bytes.
+Softmax unless the target has it as one. The batch is dynamic, all else is fixed by the checkpoint. Weights carry their
+names in it, with ".T" added where MatMul wants them transposed and ".view" where they have axes of 1 more. Traces, paths
+and graph names of the exporter are removed: the same weights give the same bytes.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from convert.calibration import Calls
 from convert.counters import Counters, count_file
-from convert.schemes import Dynamic, Mixed, Scheme, Static, Weights
+from convert.schemes import Dynamic, Mixed, Scheme, Static, Weights, floor_db
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.ports import Ports, free_axes, zeros
 from kdc_edge.process import peak_mib
@@ -45,13 +45,22 @@ class Exported:
     peak_mib: float
     parameters: int
     counters: Counters
+    left: tuple[str, ...] = ()
+    """Patterns of the layers that stayed as they were."""
 
 
 def export_component(
-    checkpoint: Path, component: str, folder: Path, scheme: Scheme = None, calls: Calls | None = None, leave: Names = ()
+    checkpoint: Path,
+    component: str,
+    folder: Path,
+    scheme: Scheme = None,
+    calls: Calls | None = None,
+    leave: Names = (),
+    fused: bool = False,
 ) -> Exported:
-    """Writes `folder`/model.onnx; `leave` are patterns of layers that are not made small."""
+    """Writes `folder`/model.onnx; `leave` are patterns of layers that are not made small, `fused` is a target's."""
     from convert.integers import quantise, split_shortcuts
+    from convert.rewrites import rewrite
     from convert.storing import store
     from kdc_edge.torch_ref.networks import load_network
 
@@ -60,7 +69,10 @@ def export_component(
     ports = component_ports(opened, pipeline_spec(opened))[component]
     network = load_network(opened, component)
     plan = _plan(network, scheme, calls, leave) if isinstance(scheme, Weights | Mixed) else {}
+    if isinstance(scheme, Static):
+        leave = [*leave, *_spared(network, scheme, calls, leave)]
     model = _trace(network, ports, _tensors(ports, batch=2))
+    rewrite(model, fused)
     weights = _name_weights(model.graph, network)
     if isinstance(scheme, Static):
         split_shortcuts(model.graph)
@@ -70,7 +82,8 @@ def export_component(
     if isinstance(scheme, Static | Dynamic):
         quantise(folder / MODEL, scheme, calls, leave)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return Exported(time.perf_counter() - start, peak_mib(), parameters, count_file(folder / MODEL))
+    counters = count_file(folder / MODEL)
+    return Exported(time.perf_counter() - start, peak_mib(), parameters, counters, tuple(leave))
 
 
 def _plan(network: "torch.nn.Module", scheme: Weights | Mixed, calls: Calls | None, leave: Names) -> "Plan":
@@ -78,8 +91,17 @@ def _plan(network: "torch.nn.Module", scheme: Weights | Mixed, calls: Calls | No
     from convert.weights import plan
 
     if isinstance(scheme, Mixed):
-        return mixed_plan(network, scheme, calls, calls.first(PROBES), leave)
+        return mixed_plan(network, scheme, calls, calls.some(PROBES), leave)
     return plan(network, scheme, () if calls is None else calls, leave)
+
+
+def _spared(network: "torch.nn.Module", scheme: Static, calls: Calls, leave: Names) -> list[str]:
+    """Patterns: a shortcut's weight is split, and its parts are named after it."""
+    from convert.exclusions import spared
+
+    count = 2 * PROBES
+    feeds = calls.others(count) if len(calls) > 2 * count else calls
+    return [f"{name}*" for name in spared(network, feeds, calls.some(count), floor_db(scheme), leave)]
 
 
 def _tensors(ports: Ports, batch: int) -> dict[str, "torch.Tensor"]:

@@ -44,7 +44,7 @@ def quantise(path: Path, scheme: Static | Dynamic, calls: Calls | None, leave: S
             quantize_static(
                 path, target, _reader(calls), QuantFormat.QDQ, OPERATORS, per_channel=True, reduce_range=True,
                 activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=kept,
-                extra_options={"CalibMaxIntermediateOutputs": AT_ONCE},
+                extra_options={"CalibMaxIntermediateOutputs": AT_ONCE, "MatMulConstBOnly": True},
             )  # fmt: skip
     path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # a quarter of it is in the model now
 
@@ -91,7 +91,7 @@ def _reader(calls: Calls) -> Any:
         def __init__(self) -> None:
             # the calibrator fails where the calls end with a full round: then the first comes again, which changes no range
             again = 0 if len(calls) % AT_ONCE else 1
-            self.feeds = itertools.chain(calls, calls.first(again))
+            self.feeds = itertools.chain(calls, calls.some(again))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.feeds, None)

@@ -7,15 +7,12 @@ taken to add up. From 4 bits everywhere, layers rise in the order of error remov
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor, nn
 
 from convert.rounding import Grid
 from convert.schemes import Mixed, Weights
-from convert.weights import Half, Plan, Stored, operator, plan, run, weighted
+from convert.weights import Feed, Half, Plan, Stored, operator, plan, run, weighted
 from kdc_edge.errors import UsageError
-
-Feed = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from convert.schemes import (
     least_runtime,
     session,
 )
+from convert.targets import TARGETS, TargetName
 from kdc_edge import command, machine
 from kdc_edge.bundle import Bundle, seal
 from kdc_edge.checkpoint import Checkpoint
@@ -68,6 +69,8 @@ class OnnxConfig:
     """Bundle folder to write."""
     precision: Precision = "fp32"
     """How numbers are stored and, with int8, multiplied."""
+    target: TargetName = "cpu"
+    """cpu and cuda hold attention as onnxruntime's own operator, mobile and web as standard ones."""
     calibration: Path | None = None
     """Text file with a prompt on each line: what the model draws while it is calibrated. For whole-number precisions."""
     calibration_prompts: int = 16
@@ -193,7 +196,8 @@ def _export(job: Job, calls: Path, folder: Path) -> dict[str, Exported]:
     done = {}
     for name in tqdm(job.config.components, desc="exporting", unit="component", disable=None):
         seen = calibration.Calls(calls / name) if job.prompts else None
-        arguments = (job.checkpoint.path, name, folder / name, job.schemes[name], seen, job.config.exclude)
+        fused = TARGETS[job.config.target].fused
+        arguments = (job.checkpoint.path, name, folder / name, job.schemes[name], seen, job.config.exclude, fused)
         done[name] = in_own_process(name, export_component, *arguments)
     return done
 
@@ -212,7 +216,7 @@ def _manifest(job: Job, exported: Mapping[str, Exported], seen: dict[str, Any] |
         name=config.model.resolve().name if config.name is None else config.name,
         version="1",
         runtime="onnx",
-        target="cpu",
+        target=config.target,
         precision=config.precision,
         pipeline=job.spec,
         components=components,

@@ -61,7 +61,7 @@ def initializer(name: str, array: np.ndarray) -> "ir.Value":
     """A weight of the graph."""
     import onnx_ir as ir
 
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    tensor = ir.tensor(np.asarray(array, order="C"), name=name)
     value = ir.Value(name=name, const_value=tensor)
     value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(array.shape)
     return value

@@ -18,7 +18,8 @@ from convert.schemes import Weights, excluded
 
 POSITIONS = 4096  # of one call that H is made of, spread evenly
 OPERATORS: dict[type[nn.Module], str] = {nn.Conv2d: "Conv", nn.Linear: "MatMul", nn.Embedding: "Gather"}
-Feeds = Iterable[Mapping[str, np.ndarray]]
+Feed = Mapping[str, np.ndarray]
+Feeds = Iterable[Feed]
 
 
 @dataclass(frozen=True, eq=False)

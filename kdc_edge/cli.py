@@ -47,13 +47,17 @@ class GenerateConfig:
     negative: str = ""
     """What to steer away from."""
     runtime: str = "ort"
-    """ort, or fake: noise, without a network."""
+    """ort or openvino; or fake: noise, without a network."""
     provider: str | None = None
     """Of the runtime: cpu, cuda, tensorrt, coreml, openvino, ..."""
     threads: int | None = None
     """Of the runtime."""
     allow_fallback: bool = False
     """Go on where the provider asked for cannot be used."""
+    cache_dir: Path | None = None
+    """Folder for what the runtime compiles for this machine: the first start fills it, later ones are faster."""
+    low_memory: bool = False
+    """Hold one component in memory at a time; each picture takes longer."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,9 @@ class DoctorConfig:
 def generate(config: GenerateConfig) -> dict[str, Any]:
     """Draw pictures from prompts."""
     outputs = _outputs(config)
-    options = Options(config.threads, config.provider, config.allow_fallback)
+    options = Options(
+        config.threads, config.provider, config.allow_fallback, config.cache_dir, low_memory=config.low_memory
+    )
     with Pipeline.open(config.bundle, config.runtime, options) as pipe:
         images = [_draw(pipe, config, i) for i in range(len(config.prompts))]
     written = [contact_sheet(images, config.prompts)] if config.sheet else images

@@ -23,10 +23,19 @@ def describe() -> dict[str, Any]:
 
 def processor() -> str:
     """The processor's name, or its architecture where the system keeps the name to itself."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def instructions() -> str:
+    """The processor's instruction sets, or its architecture where the system keeps them to itself."""
+    return _cpuinfo("flags") or _cpuinfo("Features") or platform.machine()
+
+
+def _cpuinfo(key: str) -> str:
+    """Of the first processor; empty where Linux does not say."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")
 
 
 def cores() -> int:

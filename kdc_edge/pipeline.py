@@ -25,7 +25,7 @@ from kdc_edge.errors import BundleError, UsageError, choose
 from kdc_edge.images import to_image
 from kdc_edge.manifest import PipelineSpec
 from kdc_edge.noise import SEEDS, gaussian
-from kdc_edge.runtimes import Options, Runtime, open_runtime
+from kdc_edge.runtimes import Options, Runtime, open_all
 from kdc_edge.samplers import SAMPLERS, Denoise, Step
 from kdc_edge.schedule import Schedule
 from kdc_edge.timing import SYSTEM
@@ -88,7 +88,7 @@ class Pipeline:
         bundle = path if isinstance(path, Bundle) else Bundle.open(_default() if path is None else path)
         spec = bundle.manifest.pipeline
         tokenizer = Tokenizer.open(bundle.path / "tokenizer", spec.tokens)
-        components = {name: open_runtime(bundle, name, runtime, options) for name in COMPONENTS}
+        components = open_all(bundle, COMPONENTS, runtime, options)
         pipeline = cls(spec, tokenizer, components, bundle.id)
         pipeline.timings.load = SYSTEM.wall() - start
         return pipeline

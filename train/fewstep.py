@@ -13,11 +13,21 @@ from train.quiet import quiet
 from train.recipes import FewStepConfig
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from diffusers import UNet2DConditionModel
 
+    from kdc_edge.checkpoint import Checkpoint
     from train.diffusion import Cache
     from train.solver import Solver
     from train.trainer import Loss
+
+MUST_AGREE = (
+    ("unet", "sample_size"),
+    ("unet", "in_channels"),
+    ("unet", "cross_attention_dim"),
+    ("scheduler", "prediction_type"),
+)
 
 
 def fewstep(config: FewStepConfig) -> dict[str, Any]:
@@ -37,18 +47,19 @@ def fewstep(config: FewStepConfig) -> dict[str, Any]:
 
     refuse_existing(config.output_dir, config.force)
     checkpoint = Checkpoint.open(config.model)
+    start = checkpoint if config.init is None else beginning(config.init, checkpoint)
     pipeline = load_pipeline(str(config.model))
     solver = Solver.of(pipeline.scheduler, config.guidance)  # UsageError before anything is computed
     model = diffusion.for_training(pipeline.unet, pick_device()).requires_grad_(False)
     source, table = cached(config.pictures, pipeline, config.toned_share)
-    network = diffusion.for_training(load_pipeline(str(config.model)).unet, model.device)
+    network = diffusion.for_training(load_pipeline(str(start.path)).unet, model.device)
     loss = loss_of(config, network, model, replace(source, dropout=0.0), solver)
     few = with_unet(pipeline, network)
     if config.method == "consistency":
         few.scheduler = lcm_scheduler(pipeline.scheduler)
     sample = sampler(few, table.captions, config.run_dir / "samples", steps=config.steps_drawn, guidance=1.0)
     settings = {name: getattr(config, name) for name in ("method", "guidance", "steps_drawn", "parts")}
-    key = {"model": checkpoint.id, "data": table.digest, **settings}
+    key = {"model": checkpoint.id, "init": start.id, "data": table.digest, **settings}
     state = config.run_dir / "unet.safetensors"
     history = fit(network, loss, config.loop, state, key=key, label="few steps", sample=sample)
     if not is_main():
@@ -65,8 +76,23 @@ def fewstep(config: FewStepConfig) -> dict[str, Any]:
     )
     saved = save_pipeline(config.output_dir, few, info, config.force)
     results = {"checkpoint": saved.id, **logbook.summary(history)}
-    logbook.append(config.log, "few steps", settings | {"model": checkpoint.id}, results)
+    logbook.append(config.log, "few steps", settings | {"model": checkpoint.id, "init": start.id}, results)
     return {"path": str(config.output_dir), **results}
+
+
+def beginning(path: "Path", model: "Checkpoint") -> "Checkpoint":
+    """The checkpoint to train on. Raises UsageError for one that reads or answers something else than the model does."""
+    from kdc_edge.checkpoint import Checkpoint
+    from kdc_edge.errors import UsageError
+
+    found = Checkpoint.open(path)
+    for component, setting in MUST_AGREE:
+        theirs, ours = (each.config(component).get(setting) for each in (found, model))
+        if theirs != ours:
+            raise UsageError(
+                f"{path}: its {setting} is {theirs}, the model's is {ours}; --init wants one of the same kind"
+            )
+    return found
 
 
 def loss_of(

@@ -282,6 +282,8 @@ class FewStepConfig:
 
     model: Annotated[Path, tyro.conf.arg(aliases=["-m"])] = Path("assets/emoji-64/student")
     """The checkpoint to speed up."""
+    init: Path | None = None
+    """Train this checkpoint's network on instead of starting from the model's; one of few steps, usually."""
     output_dir: OutputDir = Path("runs/fewstep/checkpoint")
     run_dir: Path = Path("runs/fewstep")
     method: Literal["progressive", "consistency"] = "progressive"

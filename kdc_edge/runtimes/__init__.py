@@ -5,7 +5,10 @@ A new runtime is one module here and one line in RUNTIMES. The module has `open(
 """
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +27,10 @@ class Options:
     """Execution provider or device, by the runtime's own short name."""
     allow_fallback: bool = False
     """Go on where the provider asked for is not the one used."""
+    cache_dir: Path | None = None
+    """Folder for what the runtime compiles for this device: the first open fills it, later ones are faster and smaller."""
+    low_memory: bool = False
+    """Hold one component at a time; each picture opens them all anew."""
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
@@ -54,6 +61,7 @@ class Entry:
 
 RUNTIMES: dict[str, Entry] = {
     "ort": Entry("kdc_edge.runtimes.ort", ("onnx",)),
+    "openvino": Entry("kdc_edge.runtimes.openvino", ("onnx",)),
     "fake": Entry("kdc_edge.runtimes.fake", ("onnx", "coreml", "tensorrt")),
 }
 
@@ -67,3 +75,13 @@ def open_runtime(bundle: Bundle, component: str, name: str, options: Options | N
         raise UsageError(f"{bundle.path} is a bundle for {kind}, which runtime {name} does not read; use {fitting[0]}")
     bundle.component(component)
     return importlib.import_module(entry.module).open(bundle, component, options or Options())
+
+
+def open_all(bundle: Bundle, names: Sequence[str], runtime: str, options: Options | None = None) -> dict[str, Runtime]:
+    """Several components, loaded now or, with `low_memory`, in turns."""
+    if options is None or not options.low_memory:
+        return {name: open_runtime(bundle, name, runtime, options) for name in names}
+    from kdc_edge.runtimes.turns import Turns
+
+    turns = Turns({name: partial(open_runtime, bundle, name, runtime, options) for name in names})
+    return {name: turns.component(name, bundle.component(name).ports) for name in names}

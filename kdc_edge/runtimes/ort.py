@@ -1,6 +1,8 @@
 """ONNX Runtime: the CPU unless another execution provider is asked for."""
 
+import contextlib
 import json
+import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 from kdc_edge.bundle import Bundle
 from kdc_edge.errors import BundleError, MissingBackend, choose
 from kdc_edge.ports import Ports, check, zeros
-from kdc_edge.runtimes import Options
+from kdc_edge.runtimes import Options, compiled
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -25,6 +27,7 @@ PROVIDERS = {
     "xnnpack": "XnnpackExecutionProvider",
 }
 QUIET = 3  # log errors only
+OPTIMISED = "model.onnx"
 
 
 class OrtRuntime:
@@ -82,24 +85,62 @@ def toolchain() -> Any:
 
 def _session(bundle: Bundle, component: str, options: Options, profile: str | None = None) -> Any:
     onnxruntime = toolchain()
-    entry = bundle.component(component)
-    path = bundle.path / entry.files[0]
-    session_options = onnxruntime.SessionOptions()
-    session_options.log_severity_level = QUIET
+    path = bundle.path / bundle.component(component).files[0]
+    settings = _settings(onnxruntime, bundle, component, options)
     if profile is not None:
-        session_options.enable_profiling, session_options.profile_file_prefix = True, profile
-    if options.threads is not None:
-        session_options.intra_op_num_threads = options.threads
-    for key, value in entry.options.items():
-        session_options.add_session_config_entry(key, str(value))
+        settings.enable_profiling, settings.profile_file_prefix = True, profile
     providers = _providers(onnxruntime, options)
     try:
-        session = onnxruntime.InferenceSession(str(path), session_options, providers=providers)
+        session = _open(
+            onnxruntime, path, settings, providers, _kept(onnxruntime, bundle, component, options, providers)
+        )
     except Exception as error:  # the library's own classes derive from nothing narrower
         raise BundleError(f"{path}: onnxruntime {onnxruntime.__version__} cannot load it: {error}") from error
     used = session.get_providers()[0]
     if used != providers[0] and not options.allow_fallback:
         raise MissingBackend(f"{component}: {providers[0]} was asked for, onnxruntime chose {used}; {REMEDY}")
+    return session
+
+
+def _settings(onnxruntime: Any, bundle: Bundle, component: str, options: Options) -> Any:
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = QUIET
+    if options.threads is not None:
+        settings.intra_op_num_threads = options.threads
+    for key, value in bundle.component(component).options.items():
+        settings.add_session_config_entry(key, str(value))
+    return settings
+
+
+def _kept(onnxruntime: Any, bundle: Bundle, component: str, options: Options, providers: list[str]) -> Path | None:
+    """Where the optimised graph of this component is kept; other providers than the CPU compile in ways of their own."""
+    if options.cache_dir is None or providers != [PROVIDERS["cpu"]]:
+        return None
+    return compiled.folder(options.cache_dir, bundle, component, "onnxruntime", onnxruntime.__version__)
+
+
+def _open(onnxruntime: Any, path: Path, settings: Any, providers: list[str], kept: Path | None) -> Any:
+    """A session; from `kept`, whose weights are mapped into memory, or, where that cannot be read, leaving it there."""
+    if kept is None:
+        return onnxruntime.InferenceSession(str(path), settings, providers=providers)
+    if (kept / OPTIMISED).exists():
+        whole = settings.graph_optimization_level
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        with contextlib.suppress(Exception):
+            return onnxruntime.InferenceSession(str(kept / OPTIMISED), settings, providers=providers)
+        settings.graph_optimization_level = whole
+        shutil.rmtree(kept)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+        made = Path(folder) / "made"
+        made.mkdir()
+        settings.optimized_model_filepath = str(made / OPTIMISED)
+        settings.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", f"{OPTIMISED}.data"
+        )
+        session = onnxruntime.InferenceSession(str(path), settings, providers=providers)
+        with contextlib.suppress(OSError):  # another process was faster
+            made.rename(kept)
     return session
 
 

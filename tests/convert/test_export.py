@@ -1,12 +1,15 @@
 """The export of one component, in this process."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from convert import export
+from convert import export, rewrites
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.torch_ref.runtime import open_runtime
 
@@ -26,3 +29,48 @@ def test_large_weights_lie_beside_the_graph_and_a_second_export_has_the_same_byt
     reference = open_runtime(Checkpoint.open(tiny_checkpoint), "vae_decoder")
     (out,) = session.run(None, {"latent_sample": latent})
     np.testing.assert_allclose(out, reference(latent_sample=latent)["sample"], atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def unets(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    """The U-Net, with attention in standard operators (False) and fused (True)."""
+    folders = {fused: tmp_path_factory.mktemp(f"fused-{fused}") for fused in (False, True)}
+    for fused, folder in folders.items():
+        export.export_component(tiny_checkpoint, "unet", folder, fused=fused)
+    return folders
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_attention_in_standard_operators_or_in_one(fused: bool, unets: dict[bool, Path], tiny_checkpoint: Path):
+    model = onnx.load(unets[fused] / export.MODEL)
+    count = Counter(node.op_type for node in model.graph.node)
+    attentions = 6  # three blocks, self and cross
+    assert count["MultiHeadAttention"] == (attentions if fused else 0)
+    assert count["Softmax"] == (0 if fused else attentions)
+    assert {entry.domain for entry in model.opset_import} == ({"", rewrites.CONTRIB} if fused else {""})
+    assert count["Shape"] == 1  # the batch, which the timestep is expanded to
+    rng = np.random.RandomState(0)
+    feed = {
+        "sample": rng.standard_normal((3, 16, 8, 8)).astype(np.float32),
+        "timestep": np.array(500, np.float32),
+        "encoder_hidden_states": rng.standard_normal((3, 77, 32)).astype(np.float32),
+    }
+    (out,) = onnxruntime.InferenceSession(unets[fused] / export.MODEL).run(None, feed)
+    reference = open_runtime(Checkpoint.open(tiny_checkpoint), "unet")
+    np.testing.assert_allclose(out, reference(**feed)["out_sample"], atol=1e-4)
+
+
+def test_what_only_resembles_attention_is_left_alone():
+    """A softmax of something that is no product, and one whose output two read."""
+    text = """<ir_version: 9, opset_import: ["" : 18]>
+    g (float[2, 4] x, float[4, 4] w) => (float[2, 4] y, float[2, 4] z, float[2, 4] p) {
+        a = Softmax <axis = -1> (x)
+        y = MatMul (a, w)
+        m = MatMul (x, w)
+        p = Softmax <axis = -1> (m)
+        z = MatMul (p, w)
+    }"""
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    assert not list(rewrites.attentions(model.graph))
+    rewrites.rewrite(model, fused=True)
+    assert [node.op_type for node in model.graph] == ["Softmax", "MatMul", "MatMul", "Softmax", "MatMul"]

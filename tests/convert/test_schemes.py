@@ -36,16 +36,6 @@ PAIRS += [("vae_decoder", scheme) for scheme in SCHEMES if scheme != Dynamic()]
 CONSTANTS = 8_000  # bytes of what is no weight
 
 
-@pytest.fixture(scope="module")
-def calls(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Inputs met while two prompts are drawn."""
-    folder = tmp_path_factory.mktemp("calls")
-    spec = replace(pipeline_spec(Checkpoint.open(tiny_checkpoint)), steps=5)
-    seen = calibration.record(tiny_checkpoint, spec, ["red apple", "green heart"], folder)
-    assert (seen["prompts"], seen["calls"]) == (2, 8)
-    return folder
-
-
 def test_every_precision_is_made_of_schemes_that_are_tested():
     known = {type(scheme) if isinstance(scheme, Mixed) else scheme for scheme in SCHEMES}
     for precision in PRECISIONS.values():
@@ -56,7 +46,8 @@ def test_every_precision_is_made_of_schemes_that_are_tested():
 def test_a_scheme_is_small_and_near_pytorch(
     component: str, scheme: Scheme, tiny_checkpoint: Path, calls: Path, tmp_path: Path
 ):
-    done = export.export_component(tiny_checkpoint, component, tmp_path, scheme, Calls(calls / component))
+    seen = Calls(calls / component)
+    done = export.export_component(tiny_checkpoint, component, tmp_path, scheme, seen, fused=True)
     weights = onnx.load(tmp_path / export.MODEL).graph.initializer
     assert sum(len(w.raw_data) for w in weights) <= SCHEMES[scheme] * done.parameters + CONSTANTS
     options = onnxruntime.SessionOptions()
@@ -143,7 +134,7 @@ def test_a_hessian_is_what_the_layers_columns_are_multiplied_with():
 
 def test_layers_can_be_left_alone_by_name_or_operator(tiny_checkpoint: Path, calls: Path):
     network = load_network(Checkpoint.open(tiny_checkpoint), "unet")
-    feeds = Calls(calls / "unet").first(1)
+    feeds = Calls(calls / "unet").some(1)
     found = plan(network, Weights(8), feeds, ("conv_in.weight", "MatMul"))
     halves = {name for name, stored in found.items() if isinstance(stored, Half)}
     assert "conv_in.weight" in halves
@@ -173,7 +164,7 @@ def test_the_budget_buys_what_takes_most_error_away_for_a_byte():
 
 def test_a_shortcut_that_reads_two_parts_becomes_two_convolutions(tiny_checkpoint: Path, calls: Path, tmp_path: Path):
     """Each part then has a scale of its own."""
-    export.export_component(tiny_checkpoint, "unet", tmp_path, Static(), Calls(calls / "unet"))
+    export.export_component(tiny_checkpoint, "unet", tmp_path, Static(), Calls(calls / "unet"), fused=True)
     names = {w.name for w in onnx.load(tmp_path / export.MODEL).graph.initializer}
     ends = {name.partition("conv_shortcut.weight")[2] for name in names}
     assert ends >= {".0_quantized", ".1_quantized", ".0_scale", ".1_scale"}

@@ -1,16 +1,21 @@
 import builtins
-import importlib.util
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
 from kdc_edge.bundle import Bundle, seal
 from kdc_edge.errors import BundleError, MissingBackend, UsageError
+from kdc_edge.pipeline import Pipeline
 from kdc_edge.ports import check, zeros
 from kdc_edge.runtimes import RUNTIMES, Options, open_runtime
 from tests.kdc_edge.builders import with_manifest
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
+NAMES = [
+    pytest.param(name, marks=pytest.mark.skipif(name == "openvino" and not find_spec("openvino"), reason="no openvino"))
+    for name in RUNTIMES
+]
+pytestmark = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +24,7 @@ def bundle(hand_bundle):
 
 
 @pytest.mark.parametrize("component", ["text_encoder", "unet", "vae_decoder"])
-@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_outputs_are_what_the_ports_declare(bundle, name, component):
     runtime = open_runtime(bundle, component, name)
     assert runtime.ports == bundle.component(component).ports
@@ -28,7 +33,7 @@ def test_outputs_are_what_the_ports_declare(bundle, name, component):
     runtime.close()
 
 
-@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_same_call_gets_the_same_answer(bundle, name):
     runtime = open_runtime(bundle, "unet", name)
     feed = zeros(runtime.ports.inputs, {"batch": 1})
@@ -37,7 +42,7 @@ def test_the_same_call_gets_the_same_answer(bundle, name):
     assert np.array_equal(first, second) and not np.array_equal(first, runtime(**feed)["out_sample"])
 
 
-@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_feed_that_does_not_fit(bundle, name):
     runtime = open_runtime(bundle, "unet", name)
     with pytest.raises(UsageError, match=r"unet.sample has shape"):
@@ -53,6 +58,31 @@ def test_ort_computes_the_graph(bundle):
     }
     assert np.allclose(runtime(**feed)["out_sample"], 2 * 0.5 + 3 + 100 * 1e-3)
     assert runtime.provider == "CPUExecutionProvider"
+
+
+def test_components_that_take_turns(bundle, monkeypatch):
+    from kdc_edge.runtimes import fake
+
+    open_now, most = [], []
+
+    class Watched(fake.FakeRuntime):
+        def __init__(self, component, ports):
+            super().__init__(component, ports)
+            open_now.append(component)
+            most.append(len(open_now))
+
+        def close(self):
+            open_now.remove(self._component)
+
+    monkeypatch.setattr(fake, "FakeRuntime", Watched)
+    pictures = {}
+    for low_memory in (False, True):
+        most.clear()
+        with Pipeline.open(bundle, "fake", Options(low_memory=low_memory)) as pipe:
+            assert len(open_now) == (0 if low_memory else 3)
+            pictures[low_memory] = [np.asarray(pipe.generate("red apple", seed=3, steps=2)) for _ in range(2)]
+        assert not open_now and (max(most), len(most)) == ((1, 6) if low_memory else (3, 3))
+    assert np.array_equal(pictures[False], pictures[True])
 
 
 def test_unknown_names(bundle):
@@ -86,17 +116,18 @@ def test_a_provider_that_is_there_and_not_used_is_not_replaced_quietly(bundle, m
     open_runtime(bundle, "unet", "ort", Options(provider="cuda", allow_fallback=True))
 
 
-def test_a_toolchain_that_is_not_there(bundle, monkeypatch):
+@pytest.mark.parametrize(("name", "package"), [("ort", "onnxruntime"), ("openvino", "openvino")])
+def test_a_toolchain_that_is_not_there(bundle, monkeypatch, name, package):
     real = builtins.__import__
 
-    def without_ort(name, *args, **kwargs):
-        if name == "onnxruntime":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
+    def without(module, *args, **kwargs):
+        if module == package:
+            raise ImportError(module)
+        return real(module, *args, **kwargs)
 
-    monkeypatch.setattr(builtins, "__import__", without_ort)
-    with pytest.raises(MissingBackend, match=r"onnxruntime is not installed; pip install 'kdc-edge\[ort\]'"):
-        open_runtime(bundle, "unet", "ort")
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingBackend, match=rf"{package} is not installed; pip install 'kdc-edge\[{name}\]'"):
+        open_runtime(bundle, "unet", name)
 
 
 def test_a_bundle_for_another_runtime(bundle_copy):
@@ -111,3 +142,60 @@ def test_a_model_that_does_not_load(bundle_copy):
     seal(bundle_copy, manifest)
     with pytest.raises(BundleError, match=r"model.onnx: onnxruntime .* cannot load it"):
         open_runtime(Bundle.open(bundle_copy), "unet", "ort")
+    if find_spec("openvino"):
+        with pytest.raises(BundleError, match=r"model.onnx: openvino .* cannot load it"):
+            open_runtime(Bundle.open(bundle_copy), "unet", "openvino")
+
+
+def test_openvino_computes_what_onnxruntime_does(tiny_bundle):
+    openvino = pytest.importorskip("kdc_edge.runtimes.openvino")
+    pytest.importorskip("openvino")
+    bundle, options = Bundle.open(tiny_bundle), Options(threads=1)
+    rng = np.random.RandomState(0)
+    for component in bundle.manifest.components:
+        wanted, found = (open_runtime(bundle, component, name, options) for name in ("ort", "openvino"))
+        feed = {
+            name: rng.permutation(array.ravel() + 1).reshape(array.shape).astype(array.dtype)
+            for name, array in zeros(wanted.ports.inputs, {"batch": 2}).items()
+        }
+        for name, array in wanted(**feed).items():
+            assert np.allclose(found(**feed)[name], array, atol=1e-4 * np.abs(array).max())
+    assert openvino.placement(bundle, "unet", options)["cpu"] > 10 and "cpu" in openvino.available()
+    with pytest.raises(MissingBackend, match="OpenVINO has no device NPU here, it has CPU; pass --allow-fallback"):
+        open_runtime(bundle, "unet", "openvino", Options(provider="npu"))
+    open_runtime(bundle, "unet", "openvino", Options(provider="npu", allow_fallback=True)).close()
+
+
+@pytest.mark.parametrize("name", NAMES[:2])
+def test_what_was_compiled_here_is_read_again(tiny_bundle, tmp_path, name):
+    bundle, options = Bundle.open(tiny_bundle), Options(threads=1, cache_dir=tmp_path / "cache")
+    feed = zeros(bundle.component("unet").ports.inputs, {"batch": 2}) | {"timestep": np.array(500, np.float32)}
+    plain = open_runtime(bundle, "unet", name, Options(threads=1))(**feed)["out_sample"]
+    assert np.array_equal(open_runtime(bundle, "unet", name, options)(**feed)["out_sample"], plain)
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    assert np.array_equal(open_runtime(bundle, "unet", name, options)(**feed)["out_sample"], plain)
+    assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*") if path.is_file()} != {}
+
+
+@pytest.mark.parametrize("damaged", ["model.onnx", "model.onnx.data"])
+def test_a_damaged_cache_is_made_anew(tiny_bundle, tmp_path, damaged):
+    bundle, options = Bundle.open(tiny_bundle), Options(threads=1, cache_dir=tmp_path)
+    feed = zeros(bundle.component("unet").ports.inputs, {"batch": 1})
+    wanted = open_runtime(bundle, "unet", "ort", options)(**feed)["out_sample"]
+    (path,) = tmp_path.glob(f"*/{damaged}")
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[: size // 2])
+    assert np.array_equal(open_runtime(bundle, "unet", "ort", options)(**feed)["out_sample"], wanted)
+    assert path.stat().st_size == size
+
+
+def test_a_cache_of_another_processor_or_bundle_is_not_read(tiny_bundle, hand_bundle, tmp_path, monkeypatch):
+    from kdc_edge import machine
+    from kdc_edge.runtimes import compiled
+
+    first, other = Bundle.open(tiny_bundle), Bundle.open(hand_bundle)
+    here = compiled.folder(tmp_path, first, "unet", "onnxruntime", "1")
+    assert here == compiled.folder(tmp_path, first, "unet", "onnxruntime", "1")
+    elsewhere = {compiled.folder(tmp_path, first, "unet", "onnxruntime", "2"), compiled.folder(tmp_path, other, "unet")}
+    monkeypatch.setattr(machine, "instructions", lambda: "sse2")
+    assert here not in elsewhere | {compiled.folder(tmp_path, first, "unet", "onnxruntime", "1")}

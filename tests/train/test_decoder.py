@@ -79,13 +79,12 @@ class Variational(nn.Module):
 @pytest.fixture
 def trained(tiny_sd_checkpoint: Path, emoji: Pictures, tmp_path: Path) -> Path:
     """`tiny_sd_checkpoint` with an f = 8 `AutoencoderKL` of four levels that has learned emoji."""
-    widths = (24, 48, 48, 48)
     vae = seeded(
         0,
         lambda: AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=widths,
+            block_out_channels=(16, 32, 48, 48),
             norm_num_groups=8,
             latent_channels=4,
             scaling_factor=1.0,
@@ -110,9 +109,9 @@ def trained(tiny_sd_checkpoint: Path, emoji: Pictures, tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_trained_decoder_is_replaced_by_a_fraction_of_itself(trained: Path, config: DecoderConfig) -> None:
-    loop = LoopConfig(800, 16, 2e-3, ema=0.99)
+    loop = LoopConfig(500, 16, 2e-3, ema=0.99)
     pictures = replace(config.pictures, data="assets/emoji-64.tar")
-    found = decoder(replace(config, model=trained, pictures=pictures, channels=32, blocks=(2, 2, 1, 0), loop=loop))
+    found = decoder(replace(config, model=trained, pictures=pictures, channels=24, blocks=(2, 2, 1, 0), loop=loop))
     share = found["student_decoder_macs"] / found["teacher_decoder_macs"]
     print(f"AutoencoderTiny: {found['psnr_to_teacher']} dB to the decoder it replaces, {share:.2f} of its MACs")
-    assert share < 0.5 and found["psnr_to_teacher"] > 25
+    assert share < 0.3 and found["psnr_to_teacher"] > 24

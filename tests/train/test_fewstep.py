@@ -49,7 +49,15 @@ def test_a_run_makes_a_folder_that_draws_in_three_steps(
     assert torch.isfinite(torch.from_numpy(pictures)).all()
     assert [path.name for path in (tmp_path / "run" / "samples").iterdir()] == ["0000004.png"]
     with pytest.raises(UsageError, match="exists"):
-        fewstep(replace(config, force=False))
+        fewstep(config)
+    if method == "progressive":
+        again = fewstep(replace(config, init=tmp_path / "out", run_dir=tmp_path / "again", force=True))
+        assert again["checkpoint"] != found["checkpoint"]
+
+
+def test_a_start_of_another_kind(tiny_checkpoint: Path, tiny_sd_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="its in_channels is 4, the model's is 16; --init wants one of the same kind"):
+        fewstep(FewStepConfig(model=tiny_checkpoint, init=tiny_sd_checkpoint, output_dir=tmp_path / "out"))
 
 
 def test_a_model_without_guidance_is_already_its_own_progressive_student(
