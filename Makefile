@@ -32,8 +32,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[train,onnx,ort,openvino,bench,quality,dev]'
 	@touch $@
 
-# The first distillation is short and honest: its loss curve is shown. The pictures are by the shipped student, which the
-# same command trained for longer.
+# The first distillation is short and honest: its loss curve is shown. The pictures are by the shipped four-step student, which
+# the same command trained for longer, and then `train.fewstep`.
 DEMO_PROMPTS := "red apple" "rocket" "flag: Norway" "thumbs up: medium skin tone" "sunflower" "cat face" \
 	"soccer ball" "snowflake" "pizza" "red heart" "smiling face with sunglasses" "sailboat"
 
@@ -42,12 +42,12 @@ demo: $(STAMP)
 	$(BIN)/python -m train.distill --student kdc-small --steps 120 --run-dir demo/run -o demo/distilled --cache-dir demo/cache \
 		--log demo/log.md --force
 	$(BIN)/python -m convert.onnx --model assets/emoji-64/teacher -o demo/teacher --force
-	$(BIN)/python -m convert.onnx --model assets/emoji-64/student -o demo/student --force
-	$(BIN)/python -m bench compare demo/teacher demo/student -o demo/timings.json
-	for model in teacher student; do \
+	$(BIN)/python -m convert.onnx --model assets/emoji-64/fewstep -o demo/fewstep --force
+	$(BIN)/python -m bench compare demo/teacher demo/fewstep -o demo/timings.json
+	for model in teacher fewstep; do \
 		$(BIN)/kdc-edge generate $(DEMO_PROMPTS) --bundle demo/$$model --sheet -o demo/$$model.png || exit; \
 	done
-	$(BIN)/python -m bench report --bundles demo/teacher demo/student --pictures demo/teacher.png demo/student.png \
+	$(BIN)/python -m bench report --bundles demo/teacher demo/fewstep --pictures demo/teacher.png demo/fewstep.png \
 		--timings demo/timings.json --training demo/distilled -o demo/report.html
 
 lint: $(STAMP)

@@ -10,12 +10,12 @@ student 255. At 128 pixels a batch of 16 has a quarter of the MACs for each weig
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from train.data import load
 from train.diffusion import Cache, Latents
 from train.distill import distillation_loss
 from train.folders import assemble
+from train.loop import launch
 from train.recipes import STUDENTS, LoopConfig, LossWeights, PicturesConfig
 from train.student import build_student, cost, from_config
 from train.tokenizer import pad_ids, train_tokenizer
@@ -56,7 +57,7 @@ VAE = {
     "latent_channels": 4,
 }
 PROPORTION = {"vae": 558, "text": 7, "teacher": 402, "student": 255}
-LOOP = LoopConfig(10**6, 16, 1e-5, warmup=1, ema=0.999)
+LOOP = LoopConfig(10**6, 16, 1e-5, warmup=1, ema=0.999, precision="no")
 PRACTICES = ("pictures", "captions", "activations", "reading")  # what the plain step does over and over
 
 
@@ -108,7 +109,7 @@ class Setting:
         )
         if "activations" in practices:
             student.enable_gradient_checkpointing()
-        trainer = Trainer(student.train(), LOOP, "", Accelerator(mixed_precision="no"))
+        trainer = Trainer(student.train(), LOOP, "", launch(LOOP, Path()))
         source = self.live("pictures" in practices, "captions" in practices)
         loss = distillation_loss(student, teacher, source, LossWeights(soft_normalised=1.0), LOOP.batch_size)
 

@@ -96,9 +96,16 @@ def _gemm(node: "onnx.NodeProto", shape: Shapes) -> int:
     return math.prod(shape(node.output[0])) * shape(node.input[0])[0 if transposed else -1]
 
 
+def _attention(node: "onnx.NodeProto", shape: Shapes) -> int:
+    """Queries with keys, probabilities with values; heads divide the channels between them."""
+    q, k, v = (shape(name) for name in node.input[:3])
+    return math.prod(q) * k[1] + math.prod(q[:2]) * math.prod(v[1:])
+
+
 MACS: dict[str, Callable[["onnx.NodeProto", Shapes], int]] = {
     "Conv": _convolution,
     "ConvTranspose": _transposed_convolution,
     "Gemm": _gemm,
     "MatMul": _matrix_product,
+    "MultiHeadAttention": _attention,
 }

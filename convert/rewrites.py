@@ -66,7 +66,7 @@ def _simplify(graph: "ir.Graph", site: Site) -> None:
     import onnx_ir as ir
 
     name = site.end.name
-    scale = initializer(f"{name}.scale", np.array(site.scale, np.float32))
+    scale = initializer(f"{name}_factor", np.array(site.scale, np.float32))
     graph.initializers.add(scale)
     tape = ir.tape.Tape()
     q = tape.op("Transpose", [site.q], {"perm": HEADS_FIRST}, name=f"{name}.q")
@@ -104,7 +104,7 @@ def _reshape_to_known(graph: "ir.Graph", node: "ir.Node") -> None:
     sizes = [axis if isinstance(axis, int) else -1 for axis in source.inputs[0].shape]
     if sizes.count(-1) > 1:
         return
-    value = initializer(f"{node.name}.shape", np.array(sizes, np.int64))
+    value = initializer(f"{node.name}_shape", np.array(sizes, np.int64))
     graph.initializers.add(value)
     node.replace_input_with(1, value)
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, is_tensorboard_available
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -88,6 +89,7 @@ def launch(config: LoopConfig, folder: Path) -> Accelerator:
         # elsewhere bfloat16 is slower than float32
         fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
         precision = "bf16" if fast else "no"
+    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     if config.tensorboard and not is_tensorboard_available():
         raise MissingBackend("--tensorboard needs tensorboardX; pip install 'kdc-edge[train]'")
     try:
