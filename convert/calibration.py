@@ -32,23 +32,25 @@ class Calls:
     folder: Path
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        from safetensors.numpy import load_file
-
-        for path in sorted(self.folder.glob("*.safetensors")):
-            yield load_file(path)
+        return self._read(set(range(len(self))))
 
     def __len__(self) -> int:
         return sum(1 for _ in self.folder.glob("*.safetensors"))
 
     def some(self, count: int) -> list[dict[str, np.ndarray]]:
         """At most `count` of them, spread evenly from the first to the last."""
-        chosen = self._spread(count)
-        return [call for number, call in enumerate(self) if number in chosen]
+        return list(self._read(self._spread(count)))
 
     def others(self, count: int) -> Iterator[dict[str, np.ndarray]]:
         """All but those."""
-        chosen = self._spread(count)
-        return (call for number, call in enumerate(self) if number not in chosen)
+        return self._read(set(range(len(self))) - self._spread(count))
+
+    def _read(self, numbers: set[int]) -> Iterator[dict[str, np.ndarray]]:
+        from safetensors.numpy import load_file
+
+        for number, path in enumerate(sorted(self.folder.glob("*.safetensors"))):
+            if number in numbers:
+                yield load_file(path)
 
     def _spread(self, count: int) -> set[int]:
         return set(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int).tolist())

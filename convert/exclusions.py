@@ -104,10 +104,12 @@ def _in_int8(layers: Sequence[tuple[nn.Module, Range]]) -> Iterator[None]:
     for layer, _ in layers:
         layer.weight.data = nearest(layer.weight.data, Grid(WEIGHT_BITS)).restored()
     hooks = [hook for layer, met in layers for hook in _rounding(layer, met)]
-    with _hooked(hooks):
-        yield
-    for (layer, _), weight in zip(layers, kept, strict=True):
-        layer.weight.data = weight
+    try:
+        with _hooked(hooks):
+            yield
+    finally:
+        for (layer, _), weight in zip(layers, kept, strict=True):
+            layer.weight.data = weight
 
 
 def _rounding(layer: nn.Module, met: Range) -> Iterator[RemovableHandle]:

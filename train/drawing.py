@@ -81,7 +81,7 @@ def sampler(
     prompts = [captions[i][0] for i in chosen]
 
     def sample(network: nn.Module, step: int) -> None:
-        using = with_unet(pipeline, network.eval())
+        using = with_unet(pipeline, network.eval()).to(network.device)
         pixels = generate(using, prompts, steps=steps, guidance=guidance, seed=0)
         folder.mkdir(parents=True, exist_ok=True)
         sheet(pixels, columns=8).save(folder / f"{step:07}.png")

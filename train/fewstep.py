@@ -58,8 +58,9 @@ def fewstep(config: FewStepConfig) -> dict[str, Any]:
     if config.method == "consistency":
         few.scheduler = lcm_scheduler(pipeline.scheduler)
     sample = sampler(few, table.captions, config.run_dir / "samples", steps=config.steps_drawn, guidance=1.0)
-    settings = {name: getattr(config, name) for name in ("method", "guidance", "steps_drawn", "parts")}
-    key = {"model": checkpoint.id, "init": start.id, "data": table.digest, **settings}
+    chosen = {name: getattr(config, name) for name in ("method", "guidance", "steps_drawn", "parts")}
+    settings = {**chosen, "init": start.id}
+    key = {"model": checkpoint.id, "data": table.digest, **settings}
     state = config.run_dir / "unet.safetensors"
     history = fit(network, loss, config.loop, state, key=key, label="few steps", sample=sample)
     if not is_main():
@@ -76,7 +77,7 @@ def fewstep(config: FewStepConfig) -> dict[str, Any]:
     )
     saved = save_pipeline(config.output_dir, few, info, config.force)
     results = {"checkpoint": saved.id, **logbook.summary(history)}
-    logbook.append(config.log, "few steps", settings | {"model": checkpoint.id, "init": start.id}, results)
+    logbook.append(config.log, "few steps", settings | {"model": checkpoint.id}, results)
     return {"path": str(config.output_dir), **results}
 
 

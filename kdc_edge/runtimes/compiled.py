@@ -9,10 +9,18 @@ from pathlib import Path
 
 from kdc_edge import machine, schema
 from kdc_edge.bundle import Bundle
+from kdc_edge.errors import UsageError
 
 
 def folder(cache: Path, bundle: Bundle, component: str, *toolchain: str) -> Path:
-    """In `cache`, for these; `toolchain` is its name, version and whatever else of it decides what is compiled."""
+    """In `cache`, for these; `toolchain` is its name, version and whatever else of it decides what is compiled.
+
+    Raises UsageError where `cache` is no folder that can be written.
+    """
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--cache-dir {cache}: {error.strerror}; name a folder that can be written") from None
     made = [bundle.id, component, machine.processor(), machine.instructions(), *toolchain]
     digest = hashlib.sha256(schema.canonical(made)).hexdigest()
     return cache / f"{bundle.manifest.name}-{component}-{digest[:16]}"

@@ -90,10 +90,9 @@ def _session(bundle: Bundle, component: str, options: Options, profile: str | No
     if profile is not None:
         settings.enable_profiling, settings.profile_file_prefix = True, profile
     providers = _providers(onnxruntime, options)
+    kept = _kept(onnxruntime, bundle, component, options, providers)
     try:
-        session = _open(
-            onnxruntime, path, settings, providers, _kept(onnxruntime, bundle, component, options, providers)
-        )
+        session = _open(onnxruntime, path, settings, providers, kept)
     except Exception as error:  # the library's own classes derive from nothing narrower
         raise BundleError(f"{path}: onnxruntime {onnxruntime.__version__} cannot load it: {error}") from error
     used = session.get_providers()[0]
@@ -130,7 +129,6 @@ def _open(onnxruntime: Any, path: Path, settings: Any, providers: list[str], kep
             return onnxruntime.InferenceSession(str(kept / OPTIMISED), settings, providers=providers)
         settings.graph_optimization_level = whole
         shutil.rmtree(kept)
-    kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
         made = Path(folder) / "made"
         made.mkdir()

@@ -189,6 +189,13 @@ def test_a_damaged_cache_is_made_anew(tiny_bundle, tmp_path, damaged):
     assert path.stat().st_size == size
 
 
+@pytest.mark.parametrize("name", NAMES[:2])
+def test_a_cache_that_cannot_be_written(bundle, tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"--cache-dir .*file.*; name a folder that can be written"):
+        open_runtime(bundle, "unet", name, Options(cache_dir=tmp_path / "file"))
+
+
 def test_a_cache_of_another_processor_or_bundle_is_not_read(tiny_bundle, hand_bundle, tmp_path, monkeypatch):
     from kdc_edge import machine
     from kdc_edge.runtimes import compiled
