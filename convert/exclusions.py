@@ -20,7 +20,7 @@ from convert.schemes import excluded
 from convert.weights import Feed, Feeds, operator, run, weighted
 
 WEIGHT_BITS = 7  # used of 8, see convert.integers
-MARGIN_DB = 3.0  # above the floor: other calls than the probes are worse
+MARGIN_DB = 5.0  # above the floor: other calls than the probes are worse
 
 
 @dataclass
