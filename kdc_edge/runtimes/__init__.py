@@ -57,12 +57,15 @@ class Entry:
 
     module: str
     reads: tuple[str, ...]
+    measured: bool = True
+    """Whether it runs networks, so that its speed says something."""
 
 
+AUTO = "auto"  # the fastest of them, see kdc_edge.runtimes.fastest
 RUNTIMES: dict[str, Entry] = {
     "ort": Entry("kdc_edge.runtimes.ort", ("onnx",)),
     "openvino": Entry("kdc_edge.runtimes.openvino", ("onnx",)),
-    "fake": Entry("kdc_edge.runtimes.fake", ("onnx", "coreml", "tensorrt")),
+    "fake": Entry("kdc_edge.runtimes.fake", ("onnx", "coreml", "tensorrt"), measured=False),
 }
 
 
