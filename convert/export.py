@@ -69,7 +69,7 @@ def export_component(
     ports = component_ports(opened, pipeline_spec(opened))[component]
     network = load_network(opened, component)
     plan = _plan(network, scheme, calls, leave) if isinstance(scheme, Weights | Mixed) else {}
-    if isinstance(scheme, Static):
+    if isinstance(scheme, Static) and scheme.spare:
         leave = [*leave, *_spared(network, scheme, calls, leave)]
     model = _trace(network, ports, _tensors(ports, batch=2))
     rewrite(model, fused)

@@ -35,6 +35,7 @@ from convert.schemes import (
     Mixed,
     Precision,
     Scheme,
+    Static,
     calibrated,
     described,
     floor_db,
@@ -77,6 +78,8 @@ class OnnxConfig:
     """Prompts of it that are drawn."""
     exclude: tuple[str, ...] = ()
     """Weights by name (patterns) or operators (Conv, MatMul, Gather) left at fp16, or, where int8 multiplies, at fp32."""
+    spare: bool = True
+    """With int8, find and leave at fp32 what cannot bear it: every layer is measured alone, hours for a large U-Net."""
     budget_mib: float | None = None
     """MiB for the U-Net's weights, with --precision mixed."""
     components: tuple[ComponentName, ...] = ("text_encoder", "unet", "vae_decoder")
@@ -141,14 +144,22 @@ def plan(config: OnnxConfig) -> Job:
     spec = pipeline_spec(checkpoint, steps=config.steps, guidance=config.guidance, sampler=config.sampler)
     if (config.precision == "mixed") != (config.budget_mib is not None):
         raise UsageError("--precision mixed and --budget-mib, the MiB for the U-Net's weights, go together")
-    schemes = {name: PRECISIONS[config.precision][name] for name in config.components}
-    if config.budget_mib is not None and "unet" in schemes:
-        schemes["unet"] = Mixed(config.budget_mib)
+    schemes = {name: _scheme(config, name) for name in config.components}
     prompts = []
     if any(calibrated(scheme) for scheme in schemes.values()):
         what = f"--precision {config.precision}"
         prompts = calibration.read_prompts(config.calibration, config.calibration_prompts, what)
     return Job(config, checkpoint, spec, schemes, prompts, estimate(checkpoint, schemes))
+
+
+def _scheme(config: OnnxConfig, component: str) -> Scheme:
+    match PRECISIONS[config.precision][component]:
+        case Static():
+            return Static(config.spare)
+        case Mixed():
+            return Mixed(config.budget_mib)
+        case scheme:
+            return scheme
 
 
 @contextlib.contextmanager
