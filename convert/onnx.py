@@ -11,21 +11,17 @@ load, and every operator has its kernel on any CPU. int8 multiplies in int8. Wha
 the model's own drawings of the prompts in --calibration.
 """
 
-import contextlib
-import importlib.util
-import shutil
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 
-from convert import calibration, golden, parity, pictures
+from convert import calibration
 from convert.card import card
+from convert.checks import check, keeping, require_tools, say
 from convert.estimate import Estimate, estimate, require
 from convert.export import EXTERNAL, MODEL, Exported, export_component
 from convert.layout import copy_configs, copy_tokenizer
@@ -46,15 +42,12 @@ from convert.targets import TARGETS, TargetName
 from kdc_edge import command, machine
 from kdc_edge.bundle import Bundle, seal
 from kdc_edge.checkpoint import Checkpoint
-from kdc_edge.errors import GateError, MissingBackend, UsageError
+from kdc_edge.errors import UsageError
 from kdc_edge.files import replace_dir, replace_file, write_json
 from kdc_edge.manifest import FORMAT, Component, Manifest, PipelineSpec, Requires, bundle_id
-from kdc_edge.pipeline import COMPONENTS
 from kdc_edge.ports import Ports
 from kdc_edge.process import in_own_process
-from kdc_edge.runtimes import open_runtime
 from kdc_edge.spec import component_ports, pipeline_spec
-from kdc_edge.tokenizer import Tokenizer
 
 TOOLS = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime")
 ComponentName = Literal["text_encoder", "unet", "vae_decoder"]
@@ -121,8 +114,8 @@ def convert(config: OnnxConfig) -> dict[str, Any]:
     require(job.needed, config.output_dir)
     if config.dry_run:
         return {"output_dir": str(config.output_dir), "estimate": job.needed.to_json(), "written": False}
-    _require_tools()
-    with replace_dir(config.output_dir, config.force) as folder, _keeping(config, folder):
+    require_tools(TOOLS, "onnx")
+    with replace_dir(config.output_dir, config.force) as folder, keeping(config.keep_failed, folder, config.output_dir):
         manifest, report = _build(job, folder)
     result = {
         "output_dir": str(config.output_dir),
@@ -130,7 +123,7 @@ def convert(config: OnnxConfig) -> dict[str, Any]:
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
         **report,
     }
-    _say(result)
+    say(result)
     return result
 
 
@@ -162,20 +155,6 @@ def _scheme(config: OnnxConfig, component: str) -> Scheme:
             return scheme
 
 
-@contextlib.contextmanager
-def _keeping(config: OnnxConfig, folder: Path) -> Iterator[None]:
-    """With --keep-failed, what a gate refuses stays beside the output."""
-    try:
-        yield
-    except GateError as error:
-        if not config.keep_failed:
-            raise
-        failed = config.output_dir.with_name(f"{config.output_dir.name}.failed")
-        with replace_dir(failed, force=True) as kept:
-            shutil.copytree(folder, kept, dirs_exist_ok=True)
-        raise GateError(f"{error}, but for {failed}") from None
-
-
 def _build(job: Job, folder: Path) -> tuple[Manifest, dict[str, Any]]:
     """Fills `folder`: what is copied, what is exported, then what checks it. Raises GateError when all is written."""
     copy_configs(job.checkpoint, folder, job.config.components)
@@ -184,7 +163,8 @@ def _build(job: Job, folder: Path) -> tuple[Manifest, dict[str, Any]]:
         seen = _calibrate(job, Path(calls))
         exported = _export(job, Path(calls), folder)
     draft = _manifest(job, exported, seen, folder)
-    found = _check(job, Bundle(folder, draft, bundle_id(draft)))
+    floors = {name: floor_db(scheme) for name, scheme in job.schemes.items()}
+    found = check(job.checkpoint, Bundle(folder, draft, bundle_id(draft)), "ort", floors)
     manifest = seal(folder, replace(draft, requires=replace(draft.requires, memory_mib=found.memory_mib)))
     took = {name: {**asdict(done), "estimated_mib": job.needed.memory_mib[name]} for name, done in exported.items()}
     report = {"format": 1, "machine": machine.describe(), "conversion": took, **found.to_json()}
@@ -244,69 +224,6 @@ def _component(
     counters = asdict(done.counters)
     both = {"quantization": quantization, "options": options}
     return Component(files, ports.inputs, ports.outputs, done.parameters, **both, **counters)
-
-
-@dataclass(frozen=True)
-class Found:
-    """What checking showed: parity of every component; of a whole model, golden runs of PyTorch and of the bundle."""
-
-    parity: list[parity.Parity]
-    reference: dict[str, np.ndarray]
-    converted: golden.Trajectory | None
-
-    @property
-    def memory_mib(self) -> int | None:
-        return None if self.converted is None else round(self.converted.peak_mib)
-
-    def to_json(self) -> dict[str, Any]:
-        compared = "not measured"
-        if self.converted is not None:
-            compared = pictures.compare(self.reference, self.converted.arrays)
-        return {"parity": {result.component: result.to_json() for result in self.parity}, "picture": compared}
-
-    def gate(self, allow_drift: bool) -> None:
-        """Raises GateError; `allow_drift` is for parity, a broken picture is never let through."""
-        if not allow_drift:
-            parity.gate(self.parity)
-        if self.converted is not None:
-            pictures.gate(golden.PROMPTS, self.reference["images"], self.converted.arrays["images"])
-
-
-def _check(job: Job, bundle: Bundle) -> Found:
-    """Asks every component what PyTorch was asked, then makes the golden pictures and writes their vectors."""
-    from kdc_edge.torch_ref.runtime import open_runtime as open_reference
-
-    tokenizer = Tokenizer.open(bundle.path / "tokenizer", job.spec.tokens)
-    components = {name: open_reference(job.checkpoint, name) for name in COMPONENTS}
-    reference = golden.run(components, job.spec, tokenizer)
-    results = []
-    for name in bundle.manifest.components:
-        runtime = open_runtime(bundle, name, "ort")
-        results.append(parity.check(name, reference.calls[name], runtime, floor_db(job.schemes[name])))
-        runtime.close()
-    if not all(result.finite for result in results) or set(bundle.manifest.components) != set(COMPONENTS):
-        return Found(results, reference.arrays, None)
-    converted = in_own_process("making the golden pictures", golden.run_bundle, bundle, "ort")
-    golden.write(bundle.path, converted, golden.tolerances(converted, reference), job.spec, tokenizer)
-    return Found(results, reference.arrays, converted)
-
-
-def _say(result: dict[str, Any]) -> None:
-    """What people want to know, on stderr."""
-    for name, found in result["parity"].items():
-        took = result["conversion"][name]
-        print(
-            f"{name:13} {found['snr_db']:6.1f} dB (floor {found['floor_db']:.0f}), exported in {took['seconds']:.0f} s "
-            f"and {took['peak_mib']:.0f} MiB",
-            file=sys.stderr,
-        )
-    print(f"{result['output_dir']}: {result['bytes'] / 2**20:.1f} MiB, bundle {result['id'][:12]}", file=sys.stderr)
-
-
-def _require_tools() -> None:
-    for package in TOOLS:
-        if importlib.util.find_spec(package) is None:
-            raise MissingBackend(f"{package} is not installed; pip install 'kdc-edge[onnx]'")
 
 
 if __name__ == "__main__":

@@ -70,10 +70,11 @@ def tiny_sd_bundle(shared: Shared, tiny_sd_checkpoint: Path) -> Path:
     """`tiny_sd_checkpoint` as an fp16 ONNX bundle, all in this process: one import of torch instead of four."""
 
     def make(folder: Path) -> None:
-        from convert import onnx
+        from convert import checks, onnx
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(onnx, "in_own_process", lambda _, fn, *args: fn(*args))
+            for module in (onnx, checks):
+                patch.setattr(module, "in_own_process", lambda _, fn, *args: fn(*args))
             onnx.convert(onnx.OnnxConfig(tiny_sd_checkpoint, folder, precision="fp16"))
 
     return shared("tiny-sd-onnx", make)

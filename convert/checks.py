@@ -1,0 +1,103 @@
+"""What every converter does once its files are written: ask each component what PyTorch was asked, make the golden pictures,
+hold both against their floors, keep what failed where that is wanted, say what came of it."""
+
+import contextlib
+import importlib.util
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert import golden, parity, pictures
+from kdc_edge.bundle import Bundle
+from kdc_edge.checkpoint import Checkpoint
+from kdc_edge.errors import GateError, MissingBackend
+from kdc_edge.files import replace_dir
+from kdc_edge.pipeline import COMPONENTS
+from kdc_edge.process import in_own_process
+from kdc_edge.runtimes import open_runtime
+from kdc_edge.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Found:
+    """What checking showed: parity of every component; of a whole model, golden runs of PyTorch and of the bundle."""
+
+    parity: list[parity.Parity]
+    reference: dict[str, np.ndarray]
+    converted: golden.Trajectory | None
+
+    @property
+    def memory_mib(self) -> int | None:
+        return None if self.converted is None else round(self.converted.peak_mib)
+
+    def to_json(self) -> dict[str, Any]:
+        compared = "not measured"
+        if self.converted is not None:
+            compared = pictures.compare(self.reference, self.converted.arrays)
+        return {"parity": {result.component: result.to_json() for result in self.parity}, "picture": compared}
+
+    def gate(self, allow_drift: bool) -> None:
+        """Raises GateError; `allow_drift` is for parity, a broken picture is never let through."""
+        if not allow_drift:
+            parity.gate(self.parity)
+        if self.converted is not None:
+            pictures.gate(golden.PROMPTS, self.reference["images"], self.converted.arrays["images"])
+
+
+def check(checkpoint: Checkpoint, bundle: Bundle, runtime: str, floors: Mapping[str, float]) -> Found:
+    """Asks every component of a bundle what PyTorch was asked, then makes the golden pictures and writes their vectors."""
+    from kdc_edge.torch_ref.runtime import open_runtime as open_reference
+
+    spec = bundle.manifest.pipeline
+    tokenizer = Tokenizer.open(bundle.path / "tokenizer", spec.tokens)
+    components = {name: open_reference(checkpoint, name) for name in COMPONENTS}
+    reference = golden.run(components, spec, tokenizer)
+    results = []
+    for name in (name for name in COMPONENTS if name in bundle.manifest.components):
+        opened = open_runtime(bundle, name, runtime)
+        results.append(parity.check(name, reference.calls[name], opened, floors[name]))
+        opened.close()
+    if not all(result.finite for result in results) or len(results) < len(COMPONENTS):
+        return Found(results, reference.arrays, None)
+    converted = in_own_process("making the golden pictures", golden.run_bundle, bundle, runtime)
+    golden.write(bundle.path, converted, golden.tolerances(converted, reference), spec, tokenizer)
+    return Found(results, reference.arrays, converted)
+
+
+@contextlib.contextmanager
+def keeping(wanted: bool, folder: Path, output: Path) -> Iterator[None]:
+    """Where it is wanted, what a gate refuses stays beside the output."""
+    try:
+        yield
+    except GateError as error:
+        if not wanted:
+            raise
+        failed = output.with_name(f"{output.name}.failed")
+        with replace_dir(failed, force=True) as kept:
+            shutil.copytree(folder, kept, dirs_exist_ok=True)
+        raise GateError(f"{error}, but for {failed}") from None
+
+
+def say(result: Mapping[str, Any]) -> None:
+    """What people want to know, on stderr."""
+    for name, found in result["parity"].items():
+        took = result["conversion"][name]
+        shown = "NaN" if found["snr_db"] is None else f"{found['snr_db']:.1f}"
+        print(
+            f"{name:13} {shown:>6} dB (floor {found['floor_db']:.0f}), exported in {took['seconds']:.0f} s "
+            f"and {took['peak_mib']:.0f} MiB",
+            file=sys.stderr,
+        )
+    print(f"{result['output_dir']}: {result['bytes'] / 2**20:.1f} MiB, bundle {result['id'][:12]}", file=sys.stderr)
+
+
+def require_tools(packages: Iterable[str], extra: str) -> None:
+    """Raises MissingBackend naming the extra that installs them."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise MissingBackend(f"{package} is not installed; pip install 'kdc-edge[{extra}]'")
