@@ -48,6 +48,8 @@ class Static:
 
     spare: bool = True
     """Leave layers in fp32 that suffer, by measurement."""
+    budget_ms: float | None = None
+    """Leave as many as a call has time for, on the machine that converts."""
 
 
 Scheme = Weights | Mixed | Dynamic | Static | None
