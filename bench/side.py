@@ -51,7 +51,7 @@ class Side:
         if what == PICTURE:
             return lambda: self.draw(seed)
         component, noise = self.pipeline.components[what], gaussian(seed)
-        feed = zeros(component.ports.inputs, {"batch": batch(what)})
+        feed = zeros(component.ports.inputs, {"batch": batch(what), **self.pipeline.spec.sizes})
         feed = {port: noise(zero.shape) if zero.dtype.kind == "f" else zero for port, zero in feed.items()}
         return lambda: component(**feed)
 

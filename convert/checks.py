@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from convert import golden, parity, pictures
+from convert.parity import Call
 from kdc_edge.bundle import Bundle
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.errors import GateError, MissingBackend
 from kdc_edge.files import replace_dir
 from kdc_edge.pipeline import COMPONENTS
 from kdc_edge.process import in_own_process
-from kdc_edge.runtimes import open_runtime
+from kdc_edge.runtimes import Runtime, open_runtime
 from kdc_edge.tokenizer import Tokenizer
 
 
@@ -57,6 +58,11 @@ def check(checkpoint: Checkpoint, bundle: Bundle, runtime: str, floors: Mapping[
     tokenizer = Tokenizer.open(bundle.path / "tokenizer", spec.tokens)
     components = {name: open_reference(checkpoint, name) for name in COMPONENTS}
     reference = golden.run(components, spec, tokenizer)
+    for name, component in bundle.manifest.components.items():
+        if any("width" in port.shape for port in component.inputs):
+            reference.calls[name].append(
+                _wider(reference.calls[name][-1], open_reference(checkpoint, name, any_size=True))
+            )
     results = []
     for name in (name for name in COMPONENTS if name in bundle.manifest.components):
         opened = open_runtime(bundle, name, runtime)
@@ -67,6 +73,13 @@ def check(checkpoint: Checkpoint, bundle: Bundle, runtime: str, floors: Mapping[
     converted = in_own_process("making the golden pictures", golden.run_bundle, bundle, runtime)
     golden.write(bundle.path, converted, golden.tolerances(converted, reference), spec, tokenizer)
     return Found(results, reference.arrays, converted)
+
+
+def _wider(call: Call, reference: Runtime) -> Call:
+    """The call with latents beside themselves, for a component that takes any width."""
+    ports = {port.name for port in reference.ports.inputs if "width" in port.shape}
+    inputs = {name: np.concatenate([x, x], axis=-1) if name in ports else x for name, x in call.inputs.items()}
+    return Call(inputs, reference(**inputs))
 
 
 @contextlib.contextmanager

@@ -1,12 +1,14 @@
 """What one call of an ONNX file costs, whatever the machine: multiply-accumulates, bytes moved, operators.
 
-Counted from the graph that ships, at batch 1. Multiply-accumulates are those of convolutions and matrix products, attention
-included; bytes moved are what every operator reads and writes as the graph is written, before a runtime fuses any.
+Counted from the graph that ships, for inputs of given shapes. Multiply-accumulates are those of convolutions and matrix
+products, attention included; bytes moved are what every operator reads and writes as the graph is written, before a runtime
+fuses any.
 """
 
 import math
+import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,12 +19,13 @@ if TYPE_CHECKING:
     import onnx
 
 Sizes = tuple[int, ...]
+SYMBOL = re.compile(r"((?P<factor>\d+)\*)?(?P<name>\w+)")
 Shapes = Callable[[str], Sizes]
 
 
 @dataclass(frozen=True)
 class Counters:
-    """One call at batch 1."""
+    """One call."""
 
     macs: int
     bytes_moved: int
@@ -30,13 +33,13 @@ class Counters:
     """Nodes by operator type."""
 
 
-def count_file(path: Path) -> Counters:
-    """Raises GateError for a value whose shape cannot be told from the inputs'."""
+def count_file(path: Path, inputs: Mapping[str, Sizes]) -> Counters:
+    """`inputs` are the shapes of what goes in. Raises GateError for a value whose shape cannot be told from them."""
     import onnx
     from onnx.shape_inference import infer_shapes
 
     model = onnx.load(path, load_external_data=False)
-    _fix_batch(model.graph)
+    _fix_sizes(model.graph, inputs)
     arrays = _arrays(infer_shapes(model, data_prop=True).graph)
 
     def shape(name: str) -> Sizes:
@@ -54,17 +57,29 @@ def count_file(path: Path) -> Counters:
     return Counters(macs, moved, dict(sorted(operators.items())))
 
 
-def _fix_batch(graph: "onnx.GraphProto") -> None:
-    """The batch becomes 1; shapes with another unknown are forgotten, to be inferred."""
-    batches = {dim.dim_param for value in graph.input for dim in value.type.tensor_type.shape.dim if dim.dim_param}
+def _fix_sizes(graph: "onnx.GraphProto", inputs: Mapping[str, Sizes]) -> None:
+    """Open axes become those of `inputs`; shapes with an axis that follows from none are forgotten, to be inferred."""
+    known: dict[str, int] = {}
+    for value in graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, inputs[value.name], strict=True):
+            if match := SYMBOL.fullmatch(dim.dim_param):
+                known[match["name"]] = size // int(match["factor"] or 1)
     for values in (graph.input, graph.output, graph.value_info):
         for value in values:
             dims = value.type.tensor_type.shape.dim
             for dim in dims:
-                if dim.dim_param in batches:
-                    dim.dim_value = 1
+                if dim.dim_param and (size := _size(dim.dim_param, known)):
+                    dim.dim_value = size
             if not all(dim.dim_value for dim in dims):
                 value.type.tensor_type.ClearField("shape")
+
+
+def _size(expression: str, known: Mapping[str, int]) -> int | None:
+    """Of an axis that the exporter wrote in terms of others, such as `4*rows*columns`."""
+    import sympy
+
+    found = sympy.sympify(expression, locals={name: sympy.Integer(size) for name, size in known.items()})
+    return int(found) if found.is_Integer else None
 
 
 def _arrays(graph: "onnx.GraphProto") -> dict[str, tuple[Sizes, int]]:

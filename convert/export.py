@@ -7,9 +7,10 @@ and graph names of the exporter are removed: the same weights give the same byte
 """
 
 import hashlib
+import re
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from convert.calibration import Calls
 from convert.counters import Counters, count_file
 from convert.schemes import Dynamic, Mixed, Scheme, Static, Weights, floor_db
 from kdc_edge.checkpoint import Checkpoint
-from kdc_edge.ports import Ports, free_axes, zeros
+from kdc_edge.ports import Ports, free_axes, resolve, zeros
 from kdc_edge.process import peak_mib
 from kdc_edge.spec import component_ports, pipeline_spec
 
@@ -57,8 +58,12 @@ def export_component(
     calls: Calls | None = None,
     leave: Names = (),
     fused: bool = False,
+    any_size: bool = False,
 ) -> Exported:
-    """Writes `folder`/model.onnx; `leave` are patterns of layers that are not made small, `fused` is a target's."""
+    """Writes `folder`/model.onnx.
+
+    `leave` are patterns of layers that are not made small, `fused` is a target's; `any_size` leaves height and width open.
+    """
     from convert.integers import quantise, split_shortcuts
     from convert.rewrites import rewrite
     from convert.storing import store
@@ -66,10 +71,11 @@ def export_component(
 
     start = time.perf_counter()
     opened = Checkpoint.open(checkpoint)
-    ports = component_ports(opened, pipeline_spec(opened))[component]
+    spec = pipeline_spec(opened)
+    ports = component_ports(opened, spec, any_size)[component]
     network = load_network(opened, component)
     plan = _plan(network, scheme, calls, leave) if isinstance(scheme, Weights | Mixed) else {}
-    model = _trace(network, ports, _tensors(ports, batch=2))
+    model = _trace(network, ports, _tensors(ports, {"batch": 2, **spec.sizes}))
     rewrite(model, fused)
     weights = _name_weights(model.graph, network)
     if isinstance(scheme, Static):
@@ -82,7 +88,9 @@ def export_component(
     if isinstance(scheme, Static | Dynamic):
         quantise(folder / MODEL, scheme, calls, leave)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    counters = count_file(folder / MODEL)
+    counters = count_file(
+        folder / MODEL, {port.name: resolve(port, {"batch": 1, **spec.sizes}) for port in ports.inputs}
+    )
     return Exported(time.perf_counter() - start, peak_mib(), parameters, counters, tuple(leave))
 
 
@@ -110,18 +118,29 @@ def _spared(network: "torch.nn.Module", scheme: Static, calls: Calls, leave: Nam
     return [f"{name}*" for name in names]
 
 
-def _tensors(ports: Ports, batch: int) -> dict[str, "torch.Tensor"]:
+def _tensors(ports: Ports, sizes: Mapping[str, int]) -> dict[str, "torch.Tensor"]:
     import torch
 
-    return {name: torch.from_numpy(array) for name, array in zeros(ports.inputs, {"batch": batch}).items()}
+    return {name: torch.from_numpy(array) for name, array in zeros(ports.inputs, sizes).items()}
+
+
+def _dims(network: "torch.nn.Module") -> dict[str, "torch.export.Dim"]:
+    """Of the free axes; a U-Net halves height and width once for every stage but the last."""
+    import torch
+
+    # diffusers asks for batches of 64 and more whether they are contiguous; ONNX has no such notion
+    batch = torch.export.Dim("batch", min=1, max=63)
+    halvings = len(network.model.config.down_block_types) - 1 if "down_block_types" in network.model.config else 0
+    height, width = (2**halvings * torch.export.Dim(name, min=2, max=4096) for name in ("rows", "columns"))
+    return {"batch": batch, "height": height, "width": width}
 
 
 def _trace(network: "torch.nn.Module", ports: Ports, inputs: dict[str, "torch.Tensor"]) -> "ir.Model":
     """The network as an optimised ONNX graph with the port table's names."""
     import torch
 
-    # diffusers asks for batches of 64 and more whether they are contiguous; ONNX has no such notion
-    batch = torch.export.Dim("batch", min=1, max=63)
+    dims = _dims(network)
+    shapes = {name: {i: dims[axis] for i, axis in axes.items()} for name, axes in free_axes(ports.inputs).items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside the exporter
         program = torch.onnx.export(
@@ -130,14 +149,37 @@ def _trace(network: "torch.nn.Module", ports: Ports, inputs: dict[str, "torch.Te
             kwargs=inputs,
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes={name: dict.fromkeys(axes, batch) for name, axes in free_axes(ports.inputs).items()},
+            dynamic_shapes=shapes,
             output_names=[port.name for port in ports.outputs],
             optimize=False,
             verbose=False,
         )
         program.optimize()
+    _name_axes(program.model.graph, _symbols(program.exported_program.graph, shapes))
     _tidy(program.model)
     return program.model
+
+
+def _symbols(graph: "torch.fx.Graph", shapes: Mapping[str, Mapping[int, "torch.export.Dim"]]) -> dict[str, str]:
+    """torch's symbols → the names of the sizes they stand for."""
+    inputs = {node.name: node.meta["val"] for node in graph.nodes if node.op == "placeholder" and node.name in shapes}
+    found = {}
+    for name, axes in shapes.items():
+        for place, dim in axes.items():
+            (symbol,) = inputs[name].shape[place].node.expr.free_symbols
+            found[str(symbol)] = getattr(dim, "root", dim).__name__
+    return found
+
+
+def _name_axes(graph: "ir.Graph", names: Mapping[str, str]) -> None:
+    """The exporter names the sizes of inputs, and leaves torch's symbols in those that follow from them."""
+    import onnx_ir as ir
+
+    for node in graph:
+        for value in (out for out in node.outputs if out.shape is not None):
+            for place, size in enumerate(value.shape):
+                if isinstance(size, ir.SymbolicDim) and size.value is not None:
+                    value.shape[place] = re.sub(r"\w+", lambda match: names.get(match[0], match[0]), size.value)
 
 
 def _tidy(model: "ir.Model") -> None:

@@ -65,6 +65,8 @@ class OnnxConfig:
     """How numbers are stored and, with int8, multiplied."""
     target: TargetName = "cpu"
     """cpu and cuda hold attention as onnxruntime's own operator, mobile and web as standard ones."""
+    any_size: bool = False
+    """Leave height and width open: the bundle draws pictures of other sizes, too."""
     calibration: Path | None = None
     """Text file with a prompt on each line: what the model draws while it is calibrated. For whole-number precisions."""
     calibration_prompts: int = 16
@@ -193,13 +195,13 @@ def _export(job: Job, calls: Path, folder: Path) -> dict[str, Exported]:
         seen = calibration.Calls(calls / name) if job.prompts else None
         fused = TARGETS[job.config.target].fused
         arguments = (job.checkpoint.path, name, folder / name, job.schemes[name], seen, job.config.exclude, fused)
-        done[name] = in_own_process(name, export_component, *arguments)
+        done[name] = in_own_process(name, export_component, *arguments, any_size=job.config.any_size)
     return done
 
 
 def _manifest(job: Job, exported: Mapping[str, Exported], seen: dict[str, Any] | None, folder: Path) -> Manifest:
     """The manifest before anything is hashed."""
-    config, ports = job.config, component_ports(job.checkpoint, job.spec)
+    config, ports = job.config, component_ports(job.checkpoint, job.spec, job.config.any_size)
     components = {
         name: _component(
             name, ports[name], done, described(job.schemes[name], seen), session(job.schemes[name]), folder

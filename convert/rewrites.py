@@ -87,8 +87,7 @@ def _fuse(model: "ir.Model", site: Site) -> bool:
     end = _below(site.end, "Transpose", "Reshape")
     if q is None or k is None or v is None or end is None:
         return False
-    heads = int(_constant(site.q.producer().inputs[1])[2])
-    attributes: dict[str, Any] = {"num_heads": heads, "scale": site.scale}
+    attributes: dict[str, Any] = {"num_heads": int(site.q.shape[2]), "scale": site.scale}
     tape = ir.tape.Tape()
     tape.op("MultiHeadAttention", [q, k, v], attributes, domain=CONTRIB, name=f"{site.end.name}.attention")
     _replace(model.graph, end, tape.nodes)

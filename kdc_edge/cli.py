@@ -46,6 +46,9 @@ class GenerateConfig:
     """euler, ddim, dpmpp_2m, pndm or lcm."""
     negative: str = ""
     """What to steer away from."""
+    height: int | None = None
+    """Pixels, of bundles that were converted with --any-size."""
+    width: int | None = None
     runtime: str = "ort"
     """ort or openvino; auto: the faster here, measured once; or fake: noise, without a network."""
     provider: str | None = None
@@ -158,6 +161,8 @@ def _draw(pipe: Pipeline, config: GenerateConfig, index: int) -> Image.Image:
         guidance=config.guidance,
         sampler=config.sampler,
         negative=config.negative,
+        height=config.height,
+        width=config.width,
     )
     with tqdm(desc=prompt[:30], unit="step", disable=None) as bar:
         for frame in frames:

@@ -61,6 +61,12 @@ class PipelineSpec:
         if not self.latent_scaling > 0 or not self.guidance >= 0:
             raise ValueError(f"has latent_scaling {self.latent_scaling} or guidance {self.guidance} out of range")
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Those of the picture and its latents by axis name; a bundle may leave them open."""
+        (height, width), (image_height, image_width) = self.latent[1:], self.image_size
+        return {"height": height, "width": width, "image_height": image_height, "image_width": image_width}
+
 
 @dataclass(frozen=True)
 class Component:

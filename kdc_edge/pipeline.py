@@ -22,6 +22,7 @@ from PIL import Image
 from kdc_edge.bundle import Bundle
 from kdc_edge.denoise import from_network, guided
 from kdc_edge.errors import BundleError, UsageError, choose
+from kdc_edge.files import read_json
 from kdc_edge.images import to_image
 from kdc_edge.manifest import PipelineSpec
 from kdc_edge.noise import SEEDS, gaussian
@@ -73,7 +74,8 @@ class Frame:
 class Pipeline:
     """The components of one model, loaded; `id` is its bundle's. `timings` collects as it is used.
 
-    `choice` says why this runtime, where the choice was left to it.
+    `choice` says why this runtime, where the choice was left to it. Heights and widths in pixels must be multiples of
+    `multiple`; where it is None, the pictures have one size.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Pipeline:
         self.schedule = Schedule.of(spec.betas)
         self.timings = Timings()
         self.choice: Choice | None = None
+        self.multiple: int | None = None
 
     @classmethod
     def open(
@@ -101,7 +104,7 @@ class Pipeline:
         tokenizer = Tokenizer.open(bundle.path / "tokenizer", spec.tokens)
         components = open_all(bundle, COMPONENTS, runtime if choice is None else choice.runtime, options)
         pipeline = cls(spec, tokenizer, components, bundle.id)
-        pipeline.choice = choice
+        pipeline.choice, pipeline.multiple = choice, _multiple(bundle)
         pipeline.timings.load = verified + SYSTEM.wall() - start
         return pipeline
 
@@ -119,13 +122,13 @@ class Pipeline:
     @overload
     def generate(
         self, prompt: str, *, seed: int = ..., steps: int | None = ..., guidance: float | None = ...,
-        sampler: str | None = ..., negative: str = ...,
+        sampler: str | None = ..., negative: str = ..., height: int | None = ..., width: int | None = ...,
     ) -> Image.Image: ...  # fmt: skip
 
     @overload
     def generate(
         self, prompt: list[str], *, seed: int = ..., steps: int | None = ..., guidance: float | None = ...,
-        sampler: str | None = ..., negative: str = ...,
+        sampler: str | None = ..., negative: str = ..., height: int | None = ..., width: int | None = ...,
     ) -> list[Image.Image]: ...  # fmt: skip
 
     def generate(
@@ -137,6 +140,8 @@ class Pipeline:
         guidance: float | None = None,
         sampler: str | None = None,
         negative: str = "",
+        height: int | None = None,
+        width: int | None = None,
     ) -> Image.Image | list[Image.Image]:
         """One picture per prompt, a list for a list; picture i has seed + i. None takes the bundle's own value.
 
@@ -150,7 +155,14 @@ class Pipeline:
         pictures = []
         for i, text in enumerate(prompts):
             for frame in self.stream(
-                text, seed=seed + i, steps=steps, guidance=guidance, sampler=sampler, negative=negative
+                text,
+                seed=seed + i,
+                steps=steps,
+                guidance=guidance,
+                sampler=sampler,
+                negative=negative,
+                height=height,
+                width=width,
             ):
                 if frame.index == frame.total - 1:
                     pictures.append(frame.image())
@@ -165,6 +177,8 @@ class Pipeline:
         guidance: float | None = None,
         sampler: str | None = None,
         negative: str = "",
+        height: int | None = None,
+        width: int | None = None,
     ) -> Iterator[Frame]:
         """The steps of one picture, each as it is done; stop by leaving the loop. None takes the bundle's own value."""
         guidance = self.spec.guidance if guidance is None else guidance
@@ -173,7 +187,7 @@ class Pipeline:
         chosen = SAMPLERS[choose(self.spec.sampler if sampler is None else sampler, SAMPLERS, "sampler")]
         plan = chosen.plan(self.schedule, self.spec.steps if steps is None else steps)
         noise = gaussian(seed)
-        x = noise((1, *self.spec.latent)) * plan.start
+        x = noise((1, *self._latent(height, width))) * plan.start
         denoise = self.denoiser(self.encode(prompt, negative, guidance), guidance)
         return (self._frame(step) for step in chosen.loop(denoise, x, plan, noise))
 
@@ -202,6 +216,20 @@ class Pipeline:
         scaled = (latents * (1 / self.spec.latent_scaling)).astype(np.float32)
         return to_image(self._call("vae_decoder", latent_sample=scaled)["sample"][0])
 
+    def _latent(self, height: int | None, width: int | None) -> tuple[int, ...]:
+        """Of a picture of so many pixels; None is the bundle's own. Raises UsageError for what it cannot draw."""
+        own, latent = self.spec.image_size, self.spec.latent
+        wanted = (own[0] if height is None else height, own[1] if width is None else width)
+        if wanted == own:
+            return latent
+        if self.multiple is None:
+            raise UsageError(f"this bundle draws {own[1]}×{own[0]} only; convert with --any-size for other sizes")
+        if any(side < 2 * self.multiple or side % self.multiple for side in wanted):
+            raise UsageError(
+                f"height and width are {wanted[0]} and {wanted[1]}, must be multiples of {self.multiple} and at least two"
+            )
+        return (latent[0], *(side * latent[1] // own[0] for side in wanted))
+
     def _frame(self, step: Step) -> Frame:
         latents = step.x * (1 / math.hypot(1, step.sigma))
         return Frame(step.index, step.total, step.sigma, latents, step.x0, self.decode)
@@ -211,6 +239,15 @@ class Pipeline:
         outputs = self.components[name](**inputs)
         self.timings.calls.setdefault(name, []).append(SYSTEM.wall() - start)
         return outputs
+
+
+def _multiple(bundle: Bundle) -> int | None:
+    """Pixels that the U-Net halves to one, where its ports leave the size open."""
+    unet, spec = bundle.manifest.components.get("unet"), bundle.manifest.pipeline
+    if unet is None or not any("height" in port.shape for port in unet.inputs):
+        return None
+    halvings = len(read_json(bundle.path / "unet" / "config.json")["down_block_types"]) - 1
+    return 2**halvings * spec.image_size[0] // spec.latent[1]
 
 
 def _default() -> Path:

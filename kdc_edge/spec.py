@@ -81,16 +81,18 @@ def pipeline_spec(
     return schema.parse(PipelineSpec, data, checkpoint.path)
 
 
-def component_ports(checkpoint: Checkpoint, spec: PipelineSpec) -> dict[str, Ports]:
-    """The port table with every size but the batch."""
-    sizes = {
-        "tokens": spec.tokens,
-        "text_width": checkpoint.config("text_encoder")["hidden_size"],
-        "colours": 3,
-        **dict(zip(("channels", "height", "width"), spec.latent, strict=True)),
-        **dict(zip(("image_height", "image_width"), spec.image_size, strict=True)),
-    }
+def component_ports(checkpoint: Checkpoint, spec: PipelineSpec, any_size: bool = False) -> dict[str, Ports]:
+    """The port table with every size but the batch and, with `any_size`, the picture's."""
+    sizes = axis_sizes(checkpoint, spec)
+    if any_size:
+        sizes = {axis: size for axis, size in sizes.items() if axis not in spec.sizes}
     return {name: ports.bind(sizes) for name, ports in COMPONENTS.items()}
+
+
+def axis_sizes(checkpoint: Checkpoint, spec: PipelineSpec) -> dict[str, int]:
+    """Sizes by axis name, of all axes but the batch."""
+    width = checkpoint.config("text_encoder")["hidden_size"]
+    return {"tokens": spec.tokens, "text_width": width, "colours": 3, "channels": spec.latent[0], **spec.sizes}
 
 
 def _latent(checkpoint: Checkpoint, unet: dict[str, Any], vae: dict[str, Any]) -> list[int]:

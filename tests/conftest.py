@@ -74,7 +74,7 @@ def tiny_sd_bundle(shared: Shared, tiny_sd_checkpoint: Path) -> Path:
 
         with pytest.MonkeyPatch.context() as patch:
             for module in (onnx, checks):
-                patch.setattr(module, "in_own_process", lambda _, fn, *args: fn(*args))
+                patch.setattr(module, "in_own_process", lambda _, fn, *args, **kwargs: fn(*args, **kwargs))
             onnx.convert(onnx.OnnxConfig(tiny_sd_checkpoint, folder, precision="fp16"))
 
     return shared("tiny-sd-onnx", make)

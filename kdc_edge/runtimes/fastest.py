@@ -74,11 +74,11 @@ def _path(bundle: Bundle, options: Options) -> Path:
 def _seconds(bundle: Bundle, name: str, options: Options) -> float:
     """Of one picture with the bundle's own steps and guidance: the medians of its components, added up."""
     spec = bundle.manifest.pipeline
-    batch = {"batch": 1 if spec.guidance == 1 else 2}
+    batch = 1 if spec.guidance == 1 else 2
     total = 0.0
     for component, about in bundle.manifest.components.items():
         runtime = open_runtime(bundle, component, name, options)
-        feed = zeros(about.inputs, {"batch": 1} if component == "vae_decoder" else batch)
+        feed = zeros(about.inputs, {"batch": 1 if component == "vae_decoder" else batch, **spec.sizes})
         taken = timing.measure(lambda: runtime(**feed), warmup=WARMUP, samples=SAMPLES, budget_s=BUDGET_S)  # noqa: B023
         total += taken.p50 * (spec.steps if component == "unet" else 1)
         runtime.close()

@@ -61,7 +61,7 @@ def placement(bundle: Bundle, component: str, options: Options) -> dict[str, int
     ports = bundle.component(component).ports
     with tempfile.TemporaryDirectory() as folder:
         session = _session(bundle, component, options, profile=str(Path(folder) / "profile"))
-        session.run(None, zeros(ports.inputs, {"batch": 1}))
+        session.run(None, zeros(ports.inputs, {"batch": 1, **bundle.manifest.pipeline.sizes}))
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     short = {full: name for name, full in PROVIDERS.items()}
     nodes = {event["name"]: event["args"]["provider"] for event in events if event.get("args", {}).get("provider")}

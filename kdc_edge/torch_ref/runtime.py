@@ -31,9 +31,9 @@ class TorchRuntime:
         del self._network
 
 
-def open_runtime(checkpoint: Checkpoint, component: str) -> TorchRuntime:
-    """`text_encoder`, `unet` or `vae_decoder` of a checkpoint."""
-    ports = component_ports(checkpoint, pipeline_spec(checkpoint))[component]
+def open_runtime(checkpoint: Checkpoint, component: str, any_size: bool = False) -> TorchRuntime:
+    """`text_encoder`, `unet` or `vae_decoder` of a checkpoint, for latents of its own or of any size."""
+    ports = component_ports(checkpoint, pipeline_spec(checkpoint), any_size)[component]
     return TorchRuntime(load_network(checkpoint, component), ports)
 
 

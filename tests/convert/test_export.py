@@ -11,9 +11,13 @@ import onnxruntime
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from convert import export, rewrites
+from convert import checks, export, rewrites
+from convert import onnx as onnx_converter
 from convert.schemes import Dynamic, Scheme, Weights
+from kdc_edge.bundle import Bundle
 from kdc_edge.checkpoint import Checkpoint
+from kdc_edge.errors import UsageError
+from kdc_edge.pipeline import Pipeline
 from kdc_edge.ports import COMPONENTS
 from kdc_edge.torch_ref.runtime import open_runtime
 
@@ -118,6 +122,48 @@ def test_attention_in_standard_operators_or_in_one(fused: bool, unets: dict[bool
     (out,) = onnxruntime.InferenceSession(unets[fused] / export.MODEL).run(None, feed)
     reference = open_runtime(Checkpoint.open(tiny_checkpoint), "unet")
     np.testing.assert_allclose(out, reference(**feed)["out_sample"], atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def any_size(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fp32 bundle whose U-Net and decoder take latents of any size."""
+    folder = tmp_path_factory.mktemp("any-size") / "bundle"
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (onnx_converter, checks):
+            patch.setattr(module, "in_own_process", lambda _, fn, *args, **kwargs: fn(*args, **kwargs))
+        onnx_converter.convert(onnx_converter.OnnxConfig(tiny_checkpoint, folder, any_size=True))
+    return folder
+
+
+def test_pictures_of_any_size_are_pytorchs(any_size: Path, tiny_bundle: Path, tiny_checkpoint: Path):
+    bundle, fixed = Bundle.open(any_size), Bundle.open(tiny_bundle)
+    for name, component in bundle.manifest.components.items():
+        assert component.macs == fixed.component(name).macs  # counted at the model's own size
+    calls = bundle.report["parity"]["unet"]["calls_db"]
+    assert len(calls) == len(fixed.report["parity"]["unet"]["calls_db"]) + 1  # a wider one
+    components = {name: open_runtime(Checkpoint.open(tiny_checkpoint), name, any_size=True) for name in COMPONENTS}
+    with Pipeline.open(bundle) as pipe:
+        reference = Pipeline(pipe.spec, pipe.tokenizer, components)
+        reference.multiple = pipe.multiple
+        for height, width in ((96, 64), (48, 80), (64, 64)):
+            asked = {"seed": 3, "steps": 3, "height": height, "width": width}
+            ours, theirs = (each.generate("red apple", **asked) for each in (pipe, reference))
+            assert ours.size == (width, height)
+            assert np.abs(np.asarray(ours, np.int16) - np.asarray(theirs, np.int16)).max() <= 1
+    with Pipeline.open(bundle, "fake") as pipe:
+        assert pipe.generate("red apple", steps=1, height=96, width=32).size == (32, 96)
+
+
+def test_sizes_that_cannot_be_drawn(any_size: Path, tiny_bundle: Path):
+    with Pipeline.open(any_size) as pipe:
+        for height in (40, 16, 0, -32):
+            with pytest.raises(UsageError, match=f"height and width are {height} and 64, must be multiples of 16"):
+                pipe.generate("red apple", height=height)
+    with (
+        Pipeline.open(tiny_bundle) as pipe,
+        pytest.raises(UsageError, match="draws 64×64 only; convert with --any-size"),
+    ):
+        pipe.generate("red apple", width=128)
 
 
 def test_what_only_resembles_attention_is_left_alone():

@@ -31,7 +31,7 @@ def copy(tiny_checkpoint: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports without the cost of another import of torch."""
-    monkeypatch.setattr(onnx, "in_own_process", lambda _, fn, *args: fn(*args))
+    monkeypatch.setattr(onnx, "in_own_process", lambda _, fn, *args, **kwargs: fn(*args, **kwargs))
 
 
 def convert(*arguments: object) -> int:

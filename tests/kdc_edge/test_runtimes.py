@@ -66,8 +66,8 @@ def test_components_that_take_turns(bundle, monkeypatch):
     open_now, most = [], []
 
     class Watched(fake.FakeRuntime):
-        def __init__(self, component, ports):
-            super().__init__(component, ports)
+        def __init__(self, component, *details):
+            super().__init__(component, *details)
             open_now.append(component)
             most.append(len(open_now))
 
