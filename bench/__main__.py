@@ -3,6 +3,7 @@
 from bench.compare import compare
 from bench.devices import devices
 from bench.gate import gate
+from bench.history import history
 from bench.quality import cards, quality
 from bench.report import report
 from bench.run import run
@@ -15,6 +16,7 @@ COMMANDS: dict[str, command.Command] = {
     "quality": quality,
     "cards": cards,
     "report": report,
+    "history": history,
     "devices": devices,
 }
 

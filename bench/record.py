@@ -114,6 +114,8 @@ class Record:
     against: Against | None = None
     parity: Any = NOT_MEASURED
     quality: Any = NOT_MEASURED
+    revision: str | None = None
+    """Git revision of the code that measured; None outside a checkout."""
 
     @property
     def label(self) -> str:
@@ -124,10 +126,15 @@ def write(path: Path, record: Record) -> None:
     write_json(path, schema.dump(record))
 
 
+def looks_like(data: object) -> bool:
+    """Whether JSON data is a record, of this format or another."""
+    return isinstance(data, dict) and "latency" in data
+
+
 def read(path: Path) -> Record:
     """Raises BundleError for a file that is no record, or of another format."""
     data = read_json(path)
-    if not isinstance(data, dict) or "latency" not in data:
+    if not looks_like(data):
         raise BundleError(f"{path}: not a record of `bench run`")
     schema.check_format(data, FORMAT, path, if_older="measure again")
     return schema.parse(Record, data, path)
