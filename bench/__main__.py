@@ -2,6 +2,7 @@
 
 from bench.compare import compare
 from bench.devices import devices
+from bench.estimate import estimate
 from bench.gate import gate
 from bench.history import history
 from bench.quality import cards, quality
@@ -16,6 +17,7 @@ COMMANDS: dict[str, command.Command] = {
     "quality": quality,
     "cards": cards,
     "report": report,
+    "estimate": estimate,
     "history": history,
     "devices": devices,
 }
