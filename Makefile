@@ -4,12 +4,12 @@
 # make quality     every shipped model's FID, KID, CLIP score, ...: runs/cards/table.md; about five minutes of a core for each
 # make gate        the default bundle against the committed counters
 # make gate-times  its times in turns with the revision before (BASE=HEAD~1), two minutes at most; only a regression fails
-# make system-deps what needs root (fonts); without it the tests that use it skip
+# make system-deps what needs root (a browser, fonts); without it the tests that use it skip
 SHELL := /bin/bash
 VENV  ?= .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SYSTEM_PACKAGES := fonts-noto-color-emoji unicode-data
+SYSTEM_PACKAGES := chromium fonts-noto-color-emoji unicode-data
 
 # The first Python of 3.11 or later that runs; override with `make PYTHON=/path/to/python3.12`.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
