@@ -18,6 +18,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 CHECKPOINTS := $(patsubst %/model_index.json,%,$(wildcard assets/emoji-64/*/model_index.json))
 BUNDLES := $(patsubst %/manifest.json,%,$(wildcard kdc_edge/data/*/manifest.json))
 
+BUNDLE := kdc_edge/data/emoji-64
+
 .PHONY: install demo test test-slow quality gate gate-times lint system-deps clean
 .DEFAULT_GOAL := test
 
@@ -38,17 +40,20 @@ DEMO_PROMPTS := "red apple" "rocket" "flag: Norway" "thumbs up: medium skin tone
 	"soccer ball" "snowflake" "pizza" "red heart" "smiling face with sunglasses" "sailboat"
 
 demo: $(STAMP)
-	@mkdir -p demo && rm -rf demo/run
+	@mkdir -p demo && rm -rf demo/run demo/runs demo/cards
 	$(BIN)/python -m train.distill --student kdc-small --steps 120 --run-dir demo/run -o demo/distilled --cache-dir demo/cache \
 		--log demo/log.md --force
 	$(BIN)/python -m convert.onnx --model assets/emoji-64/teacher -o demo/teacher --force
 	$(BIN)/python -m convert.onnx --model assets/emoji-64/fewstep -o demo/fewstep --force
-	$(BIN)/python -m bench compare demo/teacher demo/fewstep -o demo/timings.json
-	for model in teacher fewstep; do \
-		$(BIN)/kdc-edge generate $(DEMO_PROMPTS) --bundle demo/$$model --sheet -o demo/$$model.png || exit; \
+	$(BIN)/python -m bench run demo/teacher demo/fewstep $(BUNDLE) --interleave --threads 1 --samples 15 -o demo/runs
+	$(BIN)/python -m bench history demo/runs --database demo/history.sqlite
+	for bundle in demo/teacher demo/fewstep $(BUNDLE); do \
+		$(BIN)/python -m bench quality $$bundle --prompts trained --count 48 --metrics retrieval --run-dir demo/quality \
+			-o demo/cards/$$(basename $$bundle).json || exit; \
 	done
-	$(BIN)/python -m bench report --bundles demo/teacher demo/fewstep --pictures demo/teacher.png demo/fewstep.png \
-		--timings demo/timings.json --training demo/distilled -o demo/report.html
+	$(BIN)/python -m bench report demo/teacher demo/fewstep $(BUNDLE) demo/runs --cards demo/cards/*.json --history demo/history.sqlite \
+		--prompts $(DEMO_PROMPTS) --device iphone-14 galaxy-s25 jetson-orin-nano raspberry-pi-5 --training demo/distilled \
+		-o demo/report.html --force
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -71,8 +76,7 @@ quality: $(STAMP)
 	done
 	$(BIN)/python -m bench cards runs/cards/*.json --across sampler steps guidance -o runs/cards/table.md
 
-BUNDLE := kdc_edge/data/emoji-64
-BASE   ?= HEAD~1
+BASE ?= HEAD~1
 
 gate: $(STAMP)
 	$(BIN)/python -m bench gate $(BUNDLE) --base bench/baseline.json

@@ -60,26 +60,24 @@ def drawn(subject: Subject, prompts: Sequence[str], seed: int, runtime: str) -> 
 
 
 def grid(subjects: Sequence[Subject], pictures: Sequence[Pictures]) -> str:
-    """A row per prompt and seed, a column per bundle; what is missing says so."""
-    keys = list(dict.fromkeys(key for each in pictures for key in each.shown))
+    """A block per prompt and seed, in it a picture by every bundle; what is missing says so."""
     missing: dict[str, list[str]] = {}
     for subject, each in zip(subjects, pictures, strict=True):
         missing.setdefault(each.missing, []).append(subject.label)
     notes = [f"No pictures of {', '.join(names)}: {why}." for why, names in missing.items() if why]
     below = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
     columns = [(subject, each) for subject, each in zip(subjects, pictures, strict=True) if each.shown]
-    if not columns:
-        return below
-    heads = "".join(f'<th scope="col">{escape(subject.label)}</th>' for subject, _ in columns)
-    rows = "".join(
-        f'<tr><th scope="row">{escape(prompt or "(empty prompt)")}<small>seed {seed}</small></th>'
-        + "".join(f"<td>{_cell(each, (prompt, seed), subject.label)}</td>" for subject, each in columns)
-        + "</tr>"
-        for prompt, seed in keys
-    )
-    return (
-        f'<div class="wide"><table class="gallery"><thead><tr><th></th>{heads}</tr></thead>{rows}</table></div>{below}'
-    )
+    blocks = [
+        f'<article class="prompt"><h3>{escape(prompt or "(empty prompt)")} <small>seed {seed}</small></h3><div>'
+        + "".join(_figure(each, (prompt, seed), subject.label) for subject, each in columns)
+        + "</div></article>"
+        for prompt, seed in dict.fromkeys(key for _, each in columns for key in each.shown)
+    ]
+    return f'<div class="prompts" style="--bundles: {len(columns)}">{"".join(blocks)}</div>{below}'
+
+
+def _figure(pictures: Pictures, key: tuple[str, int], label: str) -> str:
+    return f"<figure>{_cell(pictures, key, label)}<figcaption>{escape(label)}</figcaption></figure>"
 
 
 def _cell(pictures: Pictures, key: tuple[str, int], label: str) -> str:

@@ -1,7 +1,7 @@
 """Which bundle for which device: the rule, and the numbers it looks at.
 
-Of the bundles whose quality cannot be told from the best one's (their 95 % intervals overlap), the fastest. Where quality was
-not measured the fastest is named and the reader told.
+Of the bundles whose quality cannot be told from the best one's (their 95 % intervals overlap), the fastest; of those within
+5 % of its time, the smallest. Where quality was not measured, the same of all, and the reader is told.
 """
 
 from collections import Counter
@@ -14,6 +14,7 @@ from bench.roofline import ESTIMATED, Estimate, Model
 from bench.side import PICTURE
 from bench.subjects import Subject, machines
 
+AS_FAST = 1.05  # times the fastest
 MEASURED: Literal["measured"] = "measured"
 # What people would ask first, first; `prompts.figure` of a card ends in one of them.
 PREFERRED = ("by_text_top1", "by_picture_top1", "clip", "fid", "kid", "lpips", "psnr", "ssim", "tone")
@@ -38,10 +39,12 @@ class Choice:
     """The bundle to take on a device, and why."""
 
     cell: Cell
-    among: int
-    """Bundles as good as the best."""
-    of: int
-    why: str
+    speed: str
+    quality: str
+
+    @property
+    def why(self) -> str:
+        return "; ".join(filter(None, (self.speed, self.quality)))
 
 
 def cells(subjects: Sequence[Subject], model: Model, estimated: Sequence[str]) -> dict[str, list[Cell]]:
@@ -57,17 +60,24 @@ def choose(row: Sequence[Cell], metric: str | None) -> Choice | None:
         return None
     rated = [cell for cell in known if metric in cell.subject.cards]
     if metric is None or not rated:
-        why = "the fastest; quality was not measured"
-        return Choice(min(known, key=lambda cell: cell.seconds or 0), len(known), len(known), why)
+        return Choice(*_fastest(known), "quality was not measured")
     numbers = {cell.subject.id: cell.subject.cards[metric] for cell in rated}
     higher = next(iter(numbers.values()))["better"] == "higher"
     best = (max if higher else min)(numbers.values(), key=lambda number: number["value"])
     good = [cell for cell in rated if _as_good(numbers[cell.subject.id], best, higher)]
     if len(good) > 1:
-        why = f"the fastest of {len(good)} whose quality cannot be told from the best one's"
-    else:
-        why = "clearly the best pictures" if len(rated) > 1 else "the only one whose quality was measured"
-    return Choice(min(good, key=lambda cell: cell.seconds or 0), len(good), len(row), why)
+        return Choice(*_fastest(good), f"quality cannot be told from the best one's, as of {len(good)} in all")
+    why = "clearly the best pictures" if len(rated) > 1 else "the only one whose quality was measured"
+    return Choice(good[0], "", why)
+
+
+def _fastest(cells: Sequence[Cell]) -> tuple[Cell, str]:
+    """The fastest, or a smaller one that is as fast; and which of the two it is."""
+    seconds = {id(cell): cell.seconds or 0.0 for cell in cells}
+    fastest = min(cells, key=lambda cell: seconds[id(cell)])
+    alike = [cell for cell in cells if seconds[id(cell)] <= AS_FAST * seconds[id(fastest)]]
+    smallest = min(alike, key=lambda cell: (cell.subject.about["bytes"], seconds[id(cell)]))
+    return smallest, "the fastest" if len(alike) == 1 else f"the smallest of {len(alike)} as fast"
 
 
 def figure(subjects: Sequence[Subject]) -> str | None:

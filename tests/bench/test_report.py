@@ -99,7 +99,10 @@ def test_it_answers_which_bundle_how_fast_how_big_how_good_how_sure(everything: 
     assert [re.search('class="state [a-z]+">([a-z]+)<', each).group(1) for each in cards] == ["measured"] + 3 * [
         "estimated"
     ]
-    assert "bundle-a int8-weights" in cards[0] and "2 whose quality cannot be told" in cards[0]
+    assert (
+        "bundle-a int8-weights" in cards[0]
+        and "the fastest; quality cannot be told from the best one&#x27;s, as of 2 in all" in cards[0]
+    )
     assert "45.1 ms" in cards[0] and "12.9 MB" in cards[0] and "75% [70%, 80%], 256 pictures" in cards[0]
     assert "timed here, 10 pictures" in cards[0] and "at least this long" in cards[3]
     assert read_json(BASELINE)["command"] in text, "the exact command"
@@ -143,7 +146,7 @@ def chosen(*found: tuple[str, float, float | None], half: float = 0.05) -> verdi
     cells = []
     for letter, seconds, worth in found:
         quality = {} if worth is None else {"quality": card(worth, half=half)}
-        subject = replace(SUBJECT, about={"id": letter, "bytes": 1}, cards=verdict_cards(quality))
+        subject = replace(SUBJECT, about={"id": letter, "bytes": ord(letter)}, cards=verdict_cards(quality))
         cells.append(verdict.Cell(subject, "here", "measured", seconds))
     return verdict.choose(cells, "trained.by_text_top1")
 
@@ -159,6 +162,8 @@ def test_the_fastest_of_those_as_good_as_the_best_is_chosen() -> None:
     assert chosen(("a", 9, 0.80), ("b", 3, 0.74), ("c", 1, 0.50)).cell.subject.id == "b"
     assert chosen(("a", 9, 0.80), ("b", 3, 0.74), half=0.01).cell.subject.id == "a"
     assert chosen(("a", 9, 0.80), ("b", 3, None)).why == "the only one whose quality was measured"
+    smaller = chosen(("b", 3, 0.8), ("a", 3.1, 0.8), ("0", 3.3, 0.8))
+    assert smaller.cell.subject.id == "a" and smaller.speed == "the smallest of 2 as fast"
     unknown = chosen(("a", 9, None), ("b", 3, None))
     assert unknown.cell.subject.id == "b" and "quality was not measured" in unknown.why
 
