@@ -9,6 +9,7 @@
   const groups = (rows, key) => [...d3.group(rows, (row) => row[key])];
   const three = d3.format(".3~r");
   const time = (ms) => (ms >= 1000 ? `${three(ms / 1000)} s` : `${three(ms)} ms`);
+  const few = () => (document.body.clientWidth < 500 ? 3 : 5); // ticks, on a phone and elsewhere
   const wide = (rows, key) => d3.max(rows, (row) => row[key]) > 8 * d3.min(rows, (row) => row[key]);
 
   // Room above and below, also where all values are one.
@@ -22,10 +23,10 @@
   function times(rows, key, { log = wide(rows, key), zero = false } = {}) {
     const [least, most] = d3.extent(rows, (row) => row[key]);
     const common = { label: null, tickFormat: time, grid: true };
-    if (!log) return { ...common, zero, ticks: 4, nice: true };
+    if (!log) return { ...common, zero, ticks: few(), nice: true };
     const domain = [least * Math.min(0.8, Math.sqrt(most / least) ** -0.2), most * Math.max(1.25, Math.sqrt(most / least) ** 0.2)];
     const powers = d3.range(Math.floor(Math.log10(domain[0])), Math.ceil(Math.log10(domain[1])) + 1);
-    const steps = most / least > 50 ? [1] : most / least > 6 ? [1, 3] : [1, 1.5, 2, 3, 5, 7];
+    const steps = most / least > 50 ? [1] : most / least > 6 ? [1, 3] : most / least > 2 ? [1, 2, 5] : [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8];
     const ticks = powers.flatMap((power) => steps.map((step) => step * 10 ** power)).filter((tick) => tick >= domain[0] && tick <= domain[1]);
     return { ...common, type: "log", domain, ticks };
   }
@@ -143,7 +144,7 @@
         add(parent, "h4", device);
         panels(parent, [["most memory a process held, MiB", "mib"], ["on disk, MB", "mb"]], (panel, key) => {
           rows(panel, here.map((row) => row.bundle), {
-            x: { label: null, grid: true, zero: true, ticks: 4 }, color: scale(hue), marginRight: 52,
+            x: { label: null, grid: true, zero: true, ticks: few() }, color: scale(hue), marginRight: 52,
             marks: [
               Plot.barX(here, { x: key, y: "bundle", fill: "bundle", rx: 2 }),
               Plot.text(here, { x: key, y: "bundle", text: (row) => three(row[key]), textAnchor: "start", dx: 6 }),
@@ -173,7 +174,7 @@
       panels(parent, d3.groups(data.trends, (trend) => `${trend.figure}, ${trend.unit}; ${trend.device}`), (panel, lines) => {
         const points = lines.flatMap((trend) => trend.points.map((point) => ({ ...point, at: new Date(point.at), bundle: trend.bundle })));
         plot(panel, {
-          height: 250, marginLeft: 56, color: scale(hue), x: { type: "utc", label: null, ticks: 4 },
+          height: 250, marginLeft: 56, color: scale(hue), x: { type: "utc", label: null, ticks: few() },
           y: { label: null, grid: true, ...(wide(points, "value") ? { type: "log", tickFormat: "~r" } : { domain: around(points, "value"), tickFormat: ".3~r" }), ticks: 5 },
           marks: [
             Plot.line(points, { x: "at", y: "value", stroke: "bundle", z: "bundle" }),
@@ -191,7 +192,7 @@
       const above = data.training.filter((row) => row.loss > 0);
       legend(parent, terms);
       plot(parent, {
-        height: 260, color: scale(terms), x: { label: null, ticks: 6, tickFormat: (step) => `step ${step}` },
+        height: 260, color: scale(terms), x: { label: null, ticks: few(), tickFormat: (step) => `step ${step}` },
         y: { type: "log", label: null, grid: true, tickFormat: "~g", ticks: 5 },
         marks: [
           Plot.line(above, { x: "step", y: "loss", stroke: "term", strokeWidth: 1.6 }),
@@ -217,5 +218,10 @@
   }
   fit();
   window.addEventListener("resize", fit);
-  window.addEventListener("beforeprint", all);
+  for (const [event, printing] of [["beforeprint", true], ["afterprint", false]]) {
+    window.addEventListener(event, () => {
+      document.body.classList.toggle("printing", printing); // as wide as paper, so that letters keep their size
+      all();
+    });
+  }
 })();

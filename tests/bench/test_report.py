@@ -57,7 +57,7 @@ def card(value: float, better: str = "higher", half: float = 0.05) -> dict:
 @pytest.fixture
 def everything(tmp_path: Path) -> ReportConfig:
     """A page with every section: a bundle with pictures, records of several, a history, a training curve."""
-    runs = [made(day, "a", 1 + (day > 6) * 0.3, quality=card(0.75)) for day in range(12)]
+    runs = [made(day, "a", 1 + (day > 6) * 0.3, quality=card(0.75), revision="0123456789" * 4) for day in range(12)]
     runs += [made(day, "b", 5.0, quality=card(0.8)) for day in range(4)]
     write(tmp_path / "runs", runs)
     history(HistoryConfig((tmp_path / "runs", BASELINE), tmp_path / "history.sqlite"))
