@@ -1,6 +1,7 @@
 """What the page's charts show, as JSON data that `report.js` draws; a chart without data is not in it."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bench.changes import change_points
@@ -11,6 +12,7 @@ from bench.record import Record
 from bench.side import PICTURE, work
 from bench.subjects import Subject, machines
 from bench.verdict import Cell, front
+from kdc_edge.errors import UsageError
 from kdc_edge.files import read_json
 
 TRENDS = {PICTURE_S: ("a picture", "ms", 1e3), PEAK_MIB: ("peak memory", "MiB", 1.0)}
@@ -125,9 +127,13 @@ def trends(subjects: Sequence[Subject], kept: Sequence[Row], named: Mapping[str,
     return found
 
 
-def training(path: Any) -> list[dict[str, Any]]:
-    """Loss by term of a checkpoint's own report."""
-    losses = read_json(path / "kdc.json")["losses"]
+def training(path: Path) -> list[dict[str, Any]]:
+    """Loss by term of a checkpoint's own report. Raises UsageError where it has none."""
+    losses = read_json(path / "kdc.json").get("losses") or {}
+    if not losses.get("terms"):
+        raise UsageError(
+            f"{path}: its kdc.json has no losses to show; leave --training out, or name another checkpoint"
+        )
     return [
         {"step": step, "term": term, "loss": value}
         for term, values in losses["terms"].items()

@@ -29,6 +29,7 @@ from kdc_edge.page import escape, section
 
 HERE = Path(__file__).parent
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+NOTHING_TIMED = '<p class="note">Nothing was timed and no device was named: give records of bench run, or --device.</p>'
 SCRIPTS = ("vendor/d3.min.js", "vendor/plot.umd.min.js", "report.js")
 
 
@@ -59,10 +60,36 @@ class ReportConfig:
     title: str = "Which bundle for which device"
 
 
+@dataclass(frozen=True)
+class Material:
+    """Everything that is shown, gathered; nothing is measured from here on."""
+
+    config: ReportConfig
+    subjects: list[Subject]
+    cells: dict[str, list[verdict.Cell]]
+    metric: str | None
+    """The quality figure of the answer and of the trade-off."""
+    named: dict[str, str]
+    """Devices in words."""
+    kept: list[Row]
+    pictures: list[shown.Pictures]
+
+
 def report(config: ReportConfig) -> dict[str, Any]:
     """Write the page; everything in it comes out of files that the stages wrote, or says that it does not."""
     if config.output.exists() and not config.force:
         raise UsageError(f"{config.output} exists; choose another --output or pass --force to replace it")
+    material = gathered(config)
+    data = charted(material)
+    parts = written(material, data)
+    body = [_lead(material, parts), *(section(parts[key][0], parts[key][1], key) for key in parts), _scripts(data)]
+    size = page.write(config.output, config.title, body, head=_head())
+    print(f"{config.output}: {size / 1e6:.1f} MB, open it in a browser", file=sys.stderr)
+    return {"report": str(config.output), "bundles": [subject.id for subject in material.subjects], "bytes": size}
+
+
+def gathered(config: ReportConfig) -> Material:
+    """Reads, and with --prompts draws. Raises UsageError and BundleError before anything is written."""
     model, asked = shipped(), split(config.device)
     for name in asked:
         choose(name, model.data.devices, "device")
@@ -72,87 +99,67 @@ def report(config: ReportConfig) -> dict[str, Any]:
         shown.drawn(subject, config.prompts, config.seed, config.runtime) if config.prompts else shown.golden(subject)
         for subject in subjects
     ]
-    named = _named(subjects) | {name: model.data.devices[name].name for name in asked}
-    cells, metric = verdict.cells(subjects, model, asked), verdict.figure(subjects)
-    data = _data(config, subjects, cells, metric, kept, named)
-    parts = _parts(config, subjects, cells, metric, data, named)
-    parts["pictures"] = ("The same prompts, the same noise", shown.grid(subjects, pictures))
-    body = [_lead(subjects, parts), *(section(title, parts[key][1], key) for key, title in _titles(parts))]
-    size = page.write(config.output, config.title, [*body, _scripts(data)], head=_head())
-    print(f"{config.output}: {size / 1e6:.1f} MB, open it in a browser", file=sys.stderr)
-    return {"report": str(config.output), "bundles": [subject.id for subject in subjects], "bytes": size}
+    return Material(
+        config,
+        subjects,
+        cells=verdict.cells(subjects, model, asked),
+        metric=verdict.figure(subjects),
+        named=_named(subjects) | {name: model.data.devices[name].name for name in asked},
+        kept=kept,
+        pictures=pictures,
+    )
 
 
-ORDER = [
-    *("answer", "pictures", "tradeoff", "latency", "waterfall", "memory", "quality", "parity", "devices", "trends"),
-    *("training", "reproduce"),
-]
-
-
-def _parts(
-    config: ReportConfig,
-    subjects: Sequence[Subject],
-    cells: Mapping[str, Sequence[verdict.Cell]],
-    metric: str | None,
-    data: Mapping[str, Any],
-    named: Mapping[str, str],
-) -> dict[str, tuple[str, str]]:
-    """By anchor, title and content; what there is nothing to say about is left out."""
-    command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
-    parts = {
-        "answer": ("The answer", tables.answer(cells, metric, named) if cells else _nothing_timed()),
-        "quality": ("How good", tables.qualities(subjects)),
-        "parity": ("Parity with PyTorch fp32", _chart("trajectory", data) + tables.parity(subjects)),
-        "memory": ("Size and memory", _chart("memory", data) + tables.sizes(subjects)),
-        "reproduce": ("Do it again", tables.reproduce(subjects, command)),
-    }
-    if cells:
-        parts["tradeoff"] = ("Size, quality, latency", _chart("tradeoff", data))
-        parts["devices"] = ("Every device", tables.devices(cells, named) + _estimates(config))
-    if data["latencies"]:
-        parts["latency"] = ("How fast, call by call", _chart("latencies", data) + tables.warm_and_cold(subjects))
-        parts["waterfall"] = ("Where a picture's time goes", _chart("waterfall", data) + tables.ratios(subjects))
-    if data["trends"]:
-        parts["trends"] = ("Over time", _chart("trends", data) + tables.changes(data["trends"]))
-    if config.training is not None:
-        parts["training"] = ("Training", _chart("training", data) + _trained(config.training))
-    return parts
-
-
-def _data(
-    config: ReportConfig,
-    subjects: Sequence[Subject],
-    cells: Mapping[str, Sequence[verdict.Cell]],
-    metric: str | None,
-    kept: Sequence[Row],
-    named: Mapping[str, str],
-) -> dict[str, Any]:
-    """By the name of its chart."""
-    higher = metric is None or next(s.cards[metric]["better"] for s in subjects if metric in s.cards) == "higher"
-    about = {"name": tables.metric_name(metric), "higher": higher, "share": tables.is_share(metric)} if metric else None
+def charted(material: Material) -> dict[str, Any]:
+    """What `report.js` draws, by the name of its chart."""
+    subjects, named, metric, training = material.subjects, material.named, material.metric, material.config.training
+    better = next((s.cards[metric]["better"] for s in subjects if metric in s.cards), "") if metric else ""
+    about = (
+        {"name": tables.metric_name(metric), "higher": better == "higher", "share": tables.is_share(metric)}
+        if metric
+        else None
+    )
     return {
         "bundles": [subject.label for subject in subjects],
         "metric": about,
-        "tradeoff": charts.tradeoff(cells, metric, named),
+        "tradeoff": charts.tradeoff(material.cells, metric, named),
         "latencies": charts.latencies(subjects, named),
         "waterfall": charts.waterfall(subjects, named),
         "memory": charts.memory(subjects, named),
         "trajectory": charts.trajectory(subjects),
-        "trends": charts.trends(subjects, kept, named),
-        "training": charts.training(config.training) if config.training else [],
+        "trends": charts.trends(subjects, material.kept, named),
+        "training": charts.training(training) if training else [],
     }
 
 
-def _titles(parts: Mapping[str, tuple[str, str]]) -> list[tuple[str, str]]:
-    return [(key, parts[key][0]) for key in ORDER if key in parts]
+def written(material: Material, data: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Title and content by anchor, in order; what there is nothing to say about is left out."""
+    subjects, cells, metric, named = material.subjects, material.cells, material.metric, material.named
+    command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
+    devices = tables.devices(cells, named) + _estimates(material.config) if cells else ""
+    parts = {
+        "answer": ("The answer", tables.answer(cells, metric, named) if cells else NOTHING_TIMED),
+        "pictures": ("The same prompts, the same noise", shown.grid(subjects, material.pictures)),
+        "tradeoff": ("Size, quality, latency", _chart("tradeoff", data)),
+        "latency": ("How fast, call by call", _chart("latencies", data, tables.warm_and_cold(subjects))),
+        "waterfall": ("Where a picture's time goes", _chart("waterfall", data, tables.ratios(subjects))),
+        "memory": ("Size and memory", _chart("memory", data) + tables.sizes(subjects)),
+        "quality": ("How good", tables.qualities(subjects)),
+        "parity": ("Parity with PyTorch fp32", _chart("trajectory", data) + tables.parity(subjects)),
+        "devices": ("Every device", devices),
+        "trends": ("Over time", _chart("trends", data, tables.changes(data["trends"]))),
+        "training": ("Training", _chart("training", data, _trained(material.config.training))),
+        "reproduce": ("Do it again", tables.reproduce(subjects, command)),
+    }
+    return {key: part for key, part in parts.items() if part[1]}
 
 
-def _lead(subjects: Sequence[Subject], parts: Mapping[str, tuple[str, str]]) -> str:
-    runs = sum(len(subject.records) for subject in subjects)
-    counted = f"{_count(len(subjects), 'bundle')}, {_count(runs, 'run')}, {_count(len(machines(subjects)), 'machine')}"
-    links = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title in _titles(parts))
+def _lead(material: Material, parts: Mapping[str, tuple[str, str]]) -> str:
+    runs = sum(len(subject.records) for subject in material.subjects)
+    counts = (len(material.subjects), "bundle"), (runs, "run"), (len(machines(material.subjects)), "machine")
+    links = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, (title, _) in parts.items())
     today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-    return f'<p class="lead">{counted}; {today}.</p><nav>{links}</nav>'
+    return f'<p class="lead">{", ".join(_count(*each) for each in counts)}; {today}.</p><nav>{links}</nav>'
 
 
 def _count(number: int, what: str) -> str:
@@ -173,10 +180,6 @@ def _kept(path: Path | None) -> list[Row]:
         return [row for metric in charts.TRENDS for row in database.rows(Wanted(metric=metric))]
 
 
-def _nothing_timed() -> str:
-    return '<p class="note">Nothing was timed and no device was named: give records of bench run, or --device.</p>'
-
-
 def _estimates(config: ReportConfig) -> str:
     if not config.device:
         return ""
@@ -184,16 +187,18 @@ def _estimates(config: ReportConfig) -> str:
     return f'<p class="note">{note}</p>{tables.how_far(shipped())}'
 
 
-def _trained(path: Path) -> str:
+def _trained(path: Path | None) -> str:
+    if path is None:
+        return ""
     info = read_json(path / "kdc.json")
     losses = info["losses"]
     note = f"{info['recipe']}: {losses['steps'][-1]} steps in {losses['seconds'] / 60:.1f} minutes; loss by term."
     return f'<p class="note">{escape(note)}</p>'
 
 
-def _chart(name: str, data: Mapping[str, Any]) -> str:
-    """A place for `report.js` to draw in."""
-    return f'<div class="chart" data-chart="{name}"></div>' if data[name] else ""
+def _chart(name: str, data: Mapping[str, Any], below: str = "") -> str:
+    """A place for `report.js` to draw in and what belongs below it; nothing where the chart has no data."""
+    return f'<div class="chart" data-chart="{name}"></div>{below}' if data[name] else ""
 
 
 def _head() -> str:

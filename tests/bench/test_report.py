@@ -239,6 +239,7 @@ def test_what_cannot_be_reported_writes_nothing(everything: ReportConfig, tmp_pa
     write(tmp_path / "new", [made(1)])
     write_json(tmp_path / "new" / "0000.json", read_json(tmp_path / "new" / "0000.json") | {"format": 7})
     (tmp_path / "empty").mkdir()
+    write_json(tmp_path / "empty.kdc" / "kdc.json", {"recipe": "made elsewhere"})
     (tmp_path / "broken.sqlite").write_bytes(b"SQLite format 3\0" + b"\xff" * 4096)
     for changes, kind, complaint in [
         ({"sources": ()}, UsageError, "nothing to report on"),
@@ -247,6 +248,8 @@ def test_what_cannot_be_reported_writes_nothing(everything: ReportConfig, tmp_pa
         ({"sources": (tmp_path / "nothing",)}, BundleError, "no such file"),
         ({"device": ("iphone-41",)}, UsageError, "did you mean 'iphone-14'"),
         ({"history": tmp_path / "broken.sqlite"}, BundleError, "damaged.*is a copy"),
+        ({"training": tmp_path / "empty.kdc"}, UsageError, "no losses to show"),
+        ({"cards": (BASELINE,)}, BundleError, "field"),
         ({"history": tmp_path / "nothing.sqlite"}, UsageError, "no such history"),
     ]:
         with pytest.raises(kind, match=complaint):
