@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bench import record
-from bench.estimate import EstimateConfig, error, estimate, state
+from bench.estimate import EstimateConfig, error, errors, estimate, state
 from bench.published import Cost, Device, Family, Published, PublishedRow, published
 from bench.roofline import FAR, UNKNOWN, Model, shipped
 from kdc_edge import schema
@@ -128,6 +128,11 @@ def test_the_floor_of_the_published_rows() -> None:
     assert sum(map(len, model.left_out.values())) == 51
     assert model.error() <= 0.30
     assert max(model.error(name) for name, left in model.left_out.items() if left) <= 0.30
+
+
+def test_the_documented_errors_are_the_measured_ones() -> None:
+    text = (BASELINE.parents[1] / "docs" / "bench.md").read_text(encoding="utf-8")
+    assert "\n".join(errors(shipped())) in text
 
 
 def test_the_command_prints_estimates_errors_and_states(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
