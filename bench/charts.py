@@ -106,7 +106,7 @@ def trajectory(subjects: Sequence[Subject]) -> list[dict[str, Any]]:
 def trends(subjects: Sequence[Subject], kept: Sequence[Row], named: Mapping[str, str]) -> list[dict[str, Any]]:
     """Series of three runs or more, of the records given and of a history, a run once."""
     labels = {subject.id: subject.label for subject in subjects}
-    rows = {(row.created, row.device, row.bundle, row.metric): row for row in (*kept, *_rows(subjects))}
+    rows = {(row.created, *row.series): row for row in (*kept, *_rows(subjects))}
     found = []
     for (device, bundle, metric), runs in series(sorted(rows.values(), key=lambda row: row.created)).items():
         if metric not in TRENDS or bundle not in labels or len(runs) < 3:
@@ -122,7 +122,7 @@ def trends(subjects: Sequence[Subject], kept: Sequence[Row], named: Mapping[str,
             }
             for i, run in enumerate(runs)
         ]
-        where = named.get(device, runs[-1].processor)
+        where = named.get(device, f"{runs[-1].processor}; {runs[-1].how}")
         found.append({"bundle": labels[bundle], "device": where, "figure": name, "unit": unit, "points": points})
     return found
 
@@ -149,6 +149,7 @@ def _rows(subjects: Sequence[Subject]) -> list[Row]:
             complete=int(run.complete),
             device=run.fingerprint,
             processor=run.machine["processor"],
+            how=run.settings.how,
             bundle=subject.id,
             name=subject.about["name"],
             precision=subject.about["precision"],

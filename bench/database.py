@@ -25,12 +25,12 @@ STEPS = (
     """
     CREATE TABLE runs (
         key TEXT PRIMARY KEY, created TEXT NOT NULL, complete INTEGER NOT NULL, device TEXT NOT NULL,
-        processor TEXT NOT NULL, bundle TEXT NOT NULL, name TEXT NOT NULL, precision TEXT NOT NULL, revision TEXT,
-        record TEXT NOT NULL);
+        processor TEXT NOT NULL, how TEXT NOT NULL, bundle TEXT NOT NULL, name TEXT NOT NULL, precision TEXT NOT NULL,
+        revision TEXT, record TEXT NOT NULL);
     CREATE TABLE figures (
         key TEXT NOT NULL REFERENCES runs ON DELETE CASCADE, metric TEXT NOT NULL, value REAL NOT NULL,
         PRIMARY KEY (key, metric)) WITHOUT ROWID;
-    CREATE INDEX by_bundle ON runs (bundle, device, created);
+    CREATE INDEX by_bundle ON runs (bundle, device, how, created);
     """,
 )
 
@@ -46,6 +46,8 @@ class Row:
     device: str
     """Fingerprint of the machine."""
     processor: str
+    how: str
+    """Runtime, provider, threads."""
     bundle: str
     name: str
     precision: str
@@ -55,8 +57,8 @@ class Row:
 
     @property
     def series(self) -> tuple[str, str, str]:
-        """What makes values comparable over time."""
-        return self.device, self.bundle, self.metric
+        """What makes values comparable over time: place, bundle, metric."""
+        return f"{self.device} {self.how}", self.bundle, self.metric
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,14 @@ def _add(connection: sqlite3.Connection, record: Record) -> bool:
     elif connection.execute(f"SELECT 1 FROM runs WHERE complete = 1 AND {alike}", same_run).fetchone():
         return False
     row = (
-        *(key, record.created, int(record.complete), record.fingerprint, record.machine["processor"]),
+        *(
+            key,
+            record.created,
+            int(record.complete),
+            record.fingerprint,
+            record.machine["processor"],
+            record.settings.how,
+        ),
         *(bundle["id"], bundle["name"], bundle["precision"], record.revision),
         schema.canonical(schema.dump(record)).decode(),
     )
@@ -189,9 +198,7 @@ def _where(wanted: Wanted) -> tuple[str, list[str]]:
 
 
 def _explained(error: sqlite3.Error, path: Path) -> KdcError:
-    if (
-        type(error) is sqlite3.DatabaseError
-    ):  # what sqlite raises for a corrupt file, and for one that is none of its own
+    if type(error) is sqlite3.DatabaseError:  # no subclass: the file is corrupt, or none of sqlite's
         return _damaged(path, str(error))
     if "full" in str(error):
         return ResourceError(f"{path}: the disk is full; nothing of this import was kept, free some space")

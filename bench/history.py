@@ -95,7 +95,7 @@ def chosen(database: Database, wanted: Wanted) -> list[Row]:
 
 
 def series(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
-    """Finished runs by device, bundle and metric, in time."""
+    """Finished runs by place, bundle and metric, in time."""
     found: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         if row.complete:
@@ -110,7 +110,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
         changes = [f"{run[i].created[:10]} ({_revision(run[i])})" for i in change_points(values)]
         bundle = f"{last.name} {last.precision} {last.bundle[:8]}"
         ends = (f"{values[0]:.6g}", f"{values[-1]:.6g}", ", ".join(changes) or "–")
-        cells.append((bundle, last.processor, last.metric, str(len(run)), *ends))
+        cells.append((bundle, f"{last.processor}, {last.how}", last.metric, str(len(run)), *ends))
     return table(("bundle", "device", "figure", "runs", "first", "last", "changed at"), cells)
 
 

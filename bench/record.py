@@ -32,6 +32,12 @@ class Settings:
     seed: int
     power_mode: str | None
 
+    @property
+    def how(self) -> str:
+        """Runtime, provider and threads in words: times that differ in them are not of one series."""
+        threads = {None: "its own threads", 1: "1 thread"}.get(self.threads, f"{self.threads} threads")
+        return ", ".join(filter(None, (self.runtime, self.provider, threads)))
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -116,6 +122,11 @@ class Record:
     quality: Any = NOT_MEASURED
     revision: str | None = None
     """Git revision of the code that measured; None outside a checkout."""
+
+    @property
+    def place(self) -> str:
+        """Machine and way of running: what times must share to be lined up."""
+        return f"{self.fingerprint} {self.settings.how}"
 
     @property
     def label(self) -> str:

@@ -156,7 +156,7 @@ def written(material: Material, data: Mapping[str, Any]) -> dict[str, tuple[str,
 
 def _lead(material: Material, parts: Mapping[str, tuple[str, str]]) -> str:
     runs = sum(len(subject.records) for subject in material.subjects)
-    counts = (len(material.subjects), "bundle"), (runs, "run"), (len(machines(material.subjects)), "machine")
+    counts = (len(material.subjects), "bundle"), (runs, "run"), (len(machines(material.subjects)), "place")
     links = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, (title, _) in parts.items())
     today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     return f'<p class="lead">{", ".join(_count(*each) for each in counts)}; {today}.</p><nav>{links}</nav>'
@@ -169,7 +169,10 @@ def _count(number: int, what: str) -> str:
 def _named(subjects: Sequence[Subject]) -> dict[str, str]:
     """Machines by processor; those of one processor are told apart by what differs."""
     found = machines(subjects)
-    names = {key: f"{about['processor']}, {_count(about['cores'], 'core')}" for key, about in found.items()}
+    names = {
+        key: f"{run.machine['processor']}, {_count(run.machine['cores'], 'core')}; {run.settings.how}"
+        for key, run in found.items()
+    }
     return {key: name if list(names.values()).count(name) == 1 else f"{name}, {key[:6]}" for key, name in names.items()}
 
 

@@ -49,8 +49,8 @@ class Subject:
         return found if isinstance(found, dict) else {}
 
     def latest(self, device: str) -> Record | None:
-        """The last run on a machine that timed a picture; a finished one if there is any."""
-        timed = [run for run in self.records if run.fingerprint == device and _timed(run)]
+        """The last run at a place that timed a picture; a finished one if there is any."""
+        timed = [run for run in self.records if run.place == device and _timed(run)]
         return next((run for run in reversed(timed) if run.complete), timed[-1] if timed else None)
 
 
@@ -77,9 +77,9 @@ def gather(sources: Sequence[Path], cards: Sequence[Path]) -> list[Subject]:
     return _told_apart(found)
 
 
-def machines(subjects: Sequence[Subject]) -> dict[str, dict[str, Any]]:
-    """By fingerprint, the machines that timed a picture."""
-    return {run.fingerprint: run.machine for subject in subjects for run in subject.records if _timed(run)}
+def machines(subjects: Sequence[Subject]) -> dict[str, Record]:
+    """By place, machine and way of running, a run that timed a picture there."""
+    return {run.place: run for subject in subjects for run in subject.records if _timed(run)}
 
 
 def _timed(run: Record) -> bool:

@@ -1,6 +1,7 @@
 """The report's tables and its answer: plain HTML, so that they are there without scripts, on paper and for a search."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bench.estimate import error, errors, state
 from bench.estimate import ms as rough
@@ -102,7 +103,7 @@ def is_share(metric: str) -> bool:
 def certainty(cell: Cell) -> str:
     found = cell.estimate
     if found is None:
-        return f"timed here, {cell.samples} pictures"
+        return f"timed there, {cell.samples} pictures"
     off = error(found)
     return f"{state(found)}; error {off}" + ("" if off == "unknown" else " (median, chip left out)")
 
@@ -212,17 +213,16 @@ def _start_row(subject: Subject, run: Record) -> tuple[str, ...]:
     )
 
 
-def changes(trends: Sequence[Mapping[str, object]]) -> str:
+def changes(trends: Sequence[Mapping[str, Any]]) -> str:
     """Where a series of runs changed its level; a sentence where none did."""
     rows = []
     for trend in trends:
         points = trend["points"]
-        assert isinstance(points, list)
         for i, point in enumerate(points):
             if point["changed"]:
                 went = f"{points[i - 1]['value']:.4g} → {point['value']:.4g} {trend['unit']}"
                 revision = point["revision"] or "unknown"
-                rows.append((str(trend["bundle"]), str(trend["figure"]), point["at"][:16], revision, went))
+                rows.append((trend["bundle"], trend["figure"], point["at"][:16], revision, went))
     if not rows:
         return '<p class="note">No change of level was found.</p>'
     return table(("bundle", "figure", "first run after", "revision", "from, to"), rows)

@@ -26,7 +26,7 @@ class Cell:
 
     subject: Subject
     device: str
-    """Fingerprint of a machine, or the name of a published one."""
+    """Where it was measured, or the name of a published device."""
     state: Literal["measured", "estimated", "not measured"]
     seconds: float | None = None
     p90: float | None = None

@@ -15,7 +15,7 @@ from bench import database
 from bench.changes import change_points
 from bench.database import Wanted, opened
 from bench.figures import figures
-from bench.history import HistoryConfig, history
+from bench.history import HistoryConfig, history, series
 from bench.record import NOT_MEASURED
 from kdc_edge.errors import BundleError, UsageError
 from kdc_edge.files import read_json, write_json
@@ -67,6 +67,13 @@ def test_a_finished_run_takes_the_place_of_its_beginning(path: Path, tmp_path: P
     assert keep(path, first)["runs"] == keep(path, second)["runs"] == keep(path, first)["runs"] == 1
     with opened(path) as found:
         assert {row.complete for row in found.rows()} == {1}
+
+
+def test_runs_of_other_threads_are_another_series(path: Path) -> None:
+    settings = made().settings
+    with opened(path) as found:
+        found.add([made(day, settings=replace(settings, threads=1 + day % 2)) for day in range(8)])
+        assert sorted(map(len, series(found.rows(Wanted(metric="picture.p50_s"))).values())) == [4, 4]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from bench.history import HistoryConfig, history
 from bench.report import ReportConfig, report
 from bench.roofline import shipped
 from bench.shown import golden
-from bench.subjects import gather
+from bench.subjects import gather, machines
 from kdc_edge.bundle import Bundle
 from kdc_edge.errors import BundleError, UsageError
 from kdc_edge.files import read_json, write_json
@@ -104,7 +104,7 @@ def test_it_answers_which_bundle_how_fast_how_big_how_good_how_sure(everything: 
         and "the fastest; quality cannot be told from the best one&#x27;s, as of 2 in all" in cards[0]
     )
     assert "45.1 ms" in cards[0] and "12.9 MB" in cards[0] and "75% [70%, 80%], 256 pictures" in cards[0]
-    assert "timed here, 10 pictures" in cards[0] and "at least this long" in cards[3]
+    assert "timed there, 10 pictures" in cards[0] and "at least this long" in cards[3]
     assert read_json(BASELINE)["command"] in text, "the exact command"
 
 
@@ -179,7 +179,7 @@ def test_the_quality_figure_is_the_one_that_most_bundles_have() -> None:
 
 
 def test_a_waterfall_ends_where_the_picture_does() -> None:
-    bars = waterfall([SUBJECT], {SUBJECT.records[0].fingerprint: "here"})
+    bars = waterfall([SUBJECT], {SUBJECT.records[0].place: "here"})
     assert [bar["part"] for bar in bars] == ["text encoder", "U-Net", "decoder", "rest"]
     assert all(a["end"] == b["start"] for a, b in pairwise(bars))
     assert bars[-1]["end"] == pytest.approx(1e3 * record.read(BASELINE).latency["picture"].samples.p50)
@@ -196,10 +196,19 @@ def test_trends_join_the_history_and_mark_the_change(everything: ReportConfig) -
     assert len(points) == 12 and ("emoji-64 int8-weights", "a picture") not in found, "one run is no trend"
 
 
+def test_another_number_of_threads_is_another_place() -> None:
+    """One thread and four of one machine are neither one device nor one series."""
+    one = record.read(BASELINE)
+    four = replace(one, created="2026-11-26T00:00:00+00:00", settings=replace(one.settings, threads=4))
+    subject = replace(SUBJECT, records=(one, four))
+    assert list(machines([subject])) == [one.place, four.place]
+    assert subject.latest(one.place) is one and subject.latest(four.place) is four
+
+
 def test_estimates_are_never_called_measured(everything: ReportConfig) -> None:
     cells = verdict.cells(gather(everything.sources, ()), shipped(), ["iphone-14"])
     states = {device: {cell.state for cell in row} for device, row in cells.items()}
-    assert states["iphone-14"] == {"estimated"} and "measured" in states[SUBJECT.records[0].fingerprint]
+    assert states["iphone-14"] == {"estimated"} and "measured" in states[SUBJECT.records[0].place]
 
 
 def test_what_was_not_measured_says_so(hand_bundle: Path, tmp_path: Path) -> None:
