@@ -9,7 +9,7 @@ import hashlib
 import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -105,14 +105,12 @@ def opened(path: Path, create: bool = True) -> Iterator[Database]:
     if not create and not path.is_file():
         raise UsageError(f"{path}: no such history; python -m bench history RECORD... makes one")
     path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)
     try:
-        _prepare(connection, path)
-        yield Database(connection)
+        with closing(sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)) as connection:
+            _prepare(connection, path)
+            yield Database(connection)
     except sqlite3.Error as error:
         raise _explained(error, path) from error
-    finally:
-        connection.close()
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
@@ -202,7 +200,9 @@ def _explained(error: sqlite3.Error, path: Path) -> KdcError:
         return _damaged(path, str(error))
     if "full" in str(error):
         return ResourceError(f"{path}: the disk is full; nothing of this import was kept, free some space")
-    return UsageError(f"{path}: {error}; is another process writing to it, or may this one not?")
+    return UsageError(
+        f"{path}: {error}; it must be a file that this process may write, and no other is writing for so long"
+    )
 
 
 def _damaged(path: Path, problem: str) -> BundleError:
@@ -210,6 +210,6 @@ def _damaged(path: Path, problem: str) -> BundleError:
     copy = next(name for i in range(1, 10**6) if not (name := path.with_name(f"{path.name}.damaged-{i}")).exists())
     shutil.copy2(path, copy)
     return BundleError(
-        f"{path}: damaged ({problem}); nothing in it was changed, and {copy} is a copy of it. Move it away and import the "
+        f"{path}: damaged ({problem}); nothing in it was changed and {copy} is a copy of it. Move it away and import the "
         "records again: python -m bench history RECORD..."
     )

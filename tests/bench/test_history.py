@@ -147,6 +147,11 @@ def test_a_damaged_database_is_refused_and_a_copy_kept(path: Path, tmp_path: Pat
         assert path.read_bytes() == path.with_name(f"{path.name}.damaged-{i}").read_bytes() == spoiled
 
 
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unable to open.*must be a file"):
+        keep(tmp_path, BASELINE)
+
+
 def test_another_programs_database_is_left_alone(path: Path) -> None:
     with sqlite3.connect(path) as other:
         other.execute("CREATE TABLE theirs (x)")
