@@ -148,7 +148,7 @@ def test_a_damaged_database_is_refused_and_a_copy_kept(path: Path, tmp_path: Pat
 
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="unable to open.*must be a file"):
+    with pytest.raises(UsageError, match=r"unable to open.*must be a file"):
         keep(tmp_path, BASELINE)
 
 
