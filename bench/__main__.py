@@ -2,7 +2,9 @@
 
 from bench.compare import compare
 from bench.devices import devices
+from bench.estimate import estimate
 from bench.gate import gate
+from bench.history import history
 from bench.quality import cards, quality
 from bench.report import report
 from bench.run import run
@@ -15,6 +17,8 @@ COMMANDS: dict[str, command.Command] = {
     "quality": quality,
     "cards": cards,
     "report": report,
+    "estimate": estimate,
+    "history": history,
     "devices": devices,
 }
 

@@ -32,6 +32,12 @@ class Settings:
     seed: int
     power_mode: str | None
 
+    @property
+    def how(self) -> str:
+        """Runtime, provider and threads in words: times that differ in them are not of one series."""
+        threads = {None: "its own threads", 1: "1 thread"}.get(self.threads, f"{self.threads} threads")
+        return ", ".join(filter(None, (self.runtime, self.provider, threads)))
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -114,6 +120,13 @@ class Record:
     against: Against | None = None
     parity: Any = NOT_MEASURED
     quality: Any = NOT_MEASURED
+    revision: str | None = None
+    """Git revision of the code that measured; None outside a checkout."""
+
+    @property
+    def place(self) -> str:
+        """Machine and way of running: what times must share to be lined up."""
+        return f"{self.fingerprint} {self.settings.how}"
 
     @property
     def label(self) -> str:
@@ -124,10 +137,15 @@ def write(path: Path, record: Record) -> None:
     write_json(path, schema.dump(record))
 
 
+def looks_like(data: object) -> bool:
+    """Whether JSON data is a record, of this format or another."""
+    return isinstance(data, dict) and "latency" in data
+
+
 def read(path: Path) -> Record:
     """Raises BundleError for a file that is no record, or of another format."""
     data = read_json(path)
-    if not isinstance(data, dict) or "latency" not in data:
+    if not looks_like(data):
         raise BundleError(f"{path}: not a record of `bench run`")
     schema.check_format(data, FORMAT, path, if_older="measure again")
     return schema.parse(Record, data, path)

@@ -1,138 +1,217 @@
-"""One self-contained HTML page about bundles: pictures, training, sizes, parity, timings."""
+"""One self-contained HTML page about bundles: which for which device, how fast, how big, how good, and how sure.
 
+    python -m bench report kdc_edge/data/emoji-64 bench/baseline.json -o report.html
+    python -m bench report runs/bench --history runs/history.sqlite --device iphone-14 raspberry-pi-5 -o report.html
+
+It works offline and fetches nothing: its own policy forbids that. Charts are drawn by Observable Plot, which is in the page.
+"""
+
+import json
+import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from bench import charts, shown, tables, verdict
+from bench.database import Row, Wanted, opened
+from bench.estimate import split
+from bench.roofline import shipped
+from bench.subjects import Subject, gather, machines
 from kdc_edge import page
-from kdc_edge.bundle import Bundle
-from kdc_edge.errors import UsageError
+from kdc_edge.errors import UsageError, choose
 from kdc_edge.files import read_json
-from kdc_edge.page import escape, picture, section, table
+from kdc_edge.page import escape, section
 
-NOT_MEASURED = "not measured"
+HERE = Path(__file__).parent
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+NOTHING_TIMED = '<p class="note">Nothing was timed and no device was named: give records of bench run, or --device.</p>'
+SCRIPTS = ("vendor/d3.min.js", "vendor/plot.umd.min.js", "report.js")
 
 
 @dataclass(frozen=True)
 class ReportConfig:
     """What goes into the page."""
 
-    bundles: tuple[Path, ...]
-    """Bundles, the reference first."""
+    sources: tyro.conf.Positional[tuple[Path, ...]]
+    """Bundles, records of bench run, and folders of records; the reference first."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """HTML file to write."""
-    pictures: tuple[Path, ...] = ()
-    """A PNG per bundle, from the same prompts and noise."""
-    timings: Path | None = None
-    """What `bench compare` wrote."""
+    device: tuple[str, ...] = ()
+    """Devices of bench/published.json to estimate for, apart by spaces or commas."""
+    history: Path | None = None
+    """What bench history keeps: trends of these bundles."""
+    cards: tuple[Path, ...] = ()
+    """Metric cards of bench quality, beside those in the bundles."""
+    prompts: tuple[str, ...] = ()
+    """Draw these now with every bundle; else the golden pictures that bundles bring along are shown."""
+    seed: int = 0
+    """Of the first prompt's noise; each further one has the next."""
+    runtime: str = "ort"
+    """That draws."""
     training: Path | None = None
     """Checkpoint folder whose loss curve to show."""
-    title: str = "kdc-edge: from teacher to device"
+    force: bool = False
+    """Replace a page that is there."""
+    title: str = "Which bundle for which device"
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything that is shown, gathered; nothing is measured from here on."""
+
+    config: ReportConfig
+    subjects: list[Subject]
+    cells: dict[str, list[verdict.Cell]]
+    metric: str | None
+    """The quality figure of the answer and of the trade-off."""
+    named: dict[str, str]
+    """Devices in words."""
+    kept: list[Row]
+    pictures: list[shown.Pictures]
 
 
 def report(config: ReportConfig) -> dict[str, Any]:
-    """Write the page; everything in it comes out of files that the stages wrote."""
-    if config.pictures and len(config.pictures) != len(config.bundles):
-        raise UsageError(
-            f"{len(config.bundles)} bundles and {len(config.pictures)} pictures; give one picture per bundle"
-        )
-    bundles = [Bundle.open(path) for path in config.bundles]
-    timings = read_json(config.timings) if config.timings else None
-    body = [
-        section("The pictures", pictures(bundles, config.pictures)) if config.pictures else "",
-        section("Size and cost", sizes(bundles)),
-        section("Speed, interleaved in one run", speed(timings)) if timings else "",
-        section("Parity with PyTorch fp32", parity(bundles)),
-        section("Training", training(read_json(config.training / "kdc.json"))) if config.training else "",
-    ]
-    size = page.write(config.output, config.title, body)
+    """Write the page; everything in it comes out of files that the stages wrote, or says that it does not."""
+    if config.output.exists() and not config.force:
+        raise UsageError(f"{config.output} exists; choose another --output or pass --force to replace it")
+    material = gathered(config)
+    data = charted(material)
+    parts = written(material, data)
+    body = [_lead(material, parts), *(section(parts[key][0], parts[key][1], key) for key in parts), _scripts(data)]
+    size = page.write(config.output, config.title, body, head=_head())
     print(f"{config.output}: {size / 1e6:.1f} MB, open it in a browser", file=sys.stderr)
-    return {"report": str(config.output), "bundles": [bundle.id for bundle in bundles]}
+    return {"report": str(config.output), "bundles": [subject.id for subject in material.subjects], "bytes": size}
 
 
-def pictures(bundles: Sequence[Bundle], paths: Sequence[Path]) -> str:
-    figures = "".join(
-        f"<figure>{picture(path, f'Pictures by {label(bundle)}')}<figcaption>{escape(label(bundle))}</figcaption></figure>"
-        for bundle, path in zip(bundles, paths, strict=True)
-    )
-    return f'<div class="pictures">{figures}</div>'
-
-
-def sizes(bundles: Sequence[Bundle]) -> str:
-    rows = []
-    for bundle in bundles:
-        for name, part in bundle.manifest.components.items():
-            macs = NOT_MEASURED if part.macs is None else f"{part.macs / 1e6:,.1f} M"
-            bytes_ = sum(bundle.manifest.files[path].bytes for path in part.files)
-            rows.append((label(bundle), name, f"{part.parameters:,}", macs, f"{bytes_ / 1e6:.1f} MB"))
-    return table(("bundle", "component", "parameters", "MACs per call", "on disk"), rows)
-
-
-def speed(timings: Mapping[str, Any]) -> str:
-    rows = [
-        (
-            name,
-            f"{result['a']['p50_s'] * 1e3:.2f} ms",
-            f"{result['b']['p50_s'] * 1e3:.2f} ms",
-            f"{result['ratio']:.3f}",
-            f"{result['low']:.3f} – {result['high']:.3f}",
-            str(result["a"]["count"]),
-        )
-        for name, result in timings["results"].items()
+def gathered(config: ReportConfig) -> Material:
+    """Reads, and with --prompts draws. Raises UsageError and BundleError before anything is written."""
+    model, asked = shipped(), split(config.device)
+    for name in asked:
+        choose(name, model.data.devices, "device")
+    subjects = gather(config.sources, config.cards)
+    kept = _kept(config.history)
+    pictures = [
+        shown.drawn(subject, config.prompts, config.seed, config.runtime) if config.prompts else shown.golden(subject)
+        for subject in subjects
     ]
-    a, b = (timings["bundles"][key]["name"] for key in "ab")
-    machine = timings["machine"]
-    where = f"{machine['processor']}, {machine['cores']} cores, {timings['runtime']}, Python {machine['python']}"
-    head = ("", a, b, "ratio", "95 % interval", "samples each")
-    return table(head, rows) + f"<p>Medians. {escape(where)}.</p>"
-
-
-def parity(bundles: Sequence[Bundle]) -> str:
-    rows = []
-    for bundle in bundles:
-        measured = bundle.report.get("parity", {})
-        for name in bundle.manifest.components:
-            found = measured.get(name)
-            value = f"{found['snr_db']:.1f} dB" if found else NOT_MEASURED
-            floor = f"{found['floor_db']:.0f} dB" if found else "–"
-            rows.append((label(bundle), name, value, floor))
-    return table(("bundle", "component", "worst SNR", "floor"), rows)
-
-
-def training(info: Mapping[str, Any]) -> str:
-    losses = info["losses"]
-    seconds = losses["seconds"]
-    note = f"{info['recipe']}: {losses['steps'][-1]} steps in {seconds / 60:.1f} minutes. Loss by term, logarithmic."
-    return curve(losses["steps"], losses["terms"]) + f"<p>{escape(note)}</p>"
-
-
-def curve(steps: Sequence[int], terms: Mapping[str, Sequence[float]], width: int = 640, height: int = 240) -> str:
-    """A line per loss term as inline SVG, log scale."""
-    import math
-
-    values = [math.log10(max(v, 1e-8)) for series in terms.values() for v in series]
-    low, high = min(values), max(values)
-    span = max(high - low, 1e-6)
-
-    def points(series: Iterable[float]) -> str:
-        return " ".join(
-            f"{40 + (width - 50) * step / steps[-1]:.1f},{10 + (height - 40) * (high - math.log10(max(v, 1e-8))) / span:.1f}"
-            for step, v in zip(steps, series, strict=True)
-        )
-
-    lines = "".join(
-        f'<polyline class="line-{i}" points="{points(series)}"/><text class="text-{i}" x="{50 + 70 * i}" '
-        f'y="{height - 6}">{escape(name)}</text>'
-        for i, (name, series) in enumerate(terms.items())
+    return Material(
+        config,
+        subjects,
+        cells=verdict.cells(subjects, model, asked),
+        metric=verdict.figure(subjects),
+        named=_named(subjects) | {name: model.data.devices[name].name for name in asked},
+        kept=kept,
+        pictures=pictures,
     )
-    ticks = f'<text x="2" y="18">{10**high:.2g}</text><text x="2" y="{height - 30}">{10**low:.2g}</text>'
-    last = f'<text x="{width - 90}" y="{height - 6}">step {steps[-1]}</text>'
-    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="loss curve">{lines}{ticks}{last}</svg>'
 
 
-def label(bundle: Bundle) -> str:
-    return f"{bundle.manifest.name} · {bundle.manifest.precision}"
+def charted(material: Material) -> dict[str, Any]:
+    """What `report.js` draws, by the name of its chart."""
+    subjects, named, metric, training = material.subjects, material.named, material.metric, material.config.training
+    better = next((s.cards[metric]["better"] for s in subjects if metric in s.cards), "") if metric else ""
+    about = (
+        {"name": tables.metric_name(metric), "higher": better == "higher", "share": tables.is_share(metric)}
+        if metric
+        else None
+    )
+    return {
+        "bundles": [subject.label for subject in subjects],
+        "metric": about,
+        "tradeoff": charts.tradeoff(material.cells, metric, named),
+        "latencies": charts.latencies(subjects, named),
+        "waterfall": charts.waterfall(subjects, named),
+        "memory": charts.memory(subjects, named),
+        "trajectory": charts.trajectory(subjects),
+        "trends": charts.trends(subjects, material.kept, named),
+        "training": charts.training(training) if training else [],
+    }
+
+
+def written(material: Material, data: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Title and content by anchor, in order; what there is nothing to say about is left out."""
+    subjects, cells, metric, named = material.subjects, material.cells, material.metric, material.named
+    command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
+    devices = tables.devices(cells, named) + _estimates(material.config) if cells else ""
+    parts = {
+        "answer": ("The answer", tables.answer(cells, metric, named) if cells else NOTHING_TIMED),
+        "pictures": ("The same prompts, the same noise", shown.grid(subjects, material.pictures)),
+        "tradeoff": ("Size, quality, latency", _chart("tradeoff", data)),
+        "latency": ("How fast, call by call", _chart("latencies", data, tables.warm_and_cold(subjects))),
+        "waterfall": ("Where a picture's time goes", _chart("waterfall", data, tables.ratios(subjects))),
+        "memory": ("Size and memory", _chart("memory", data) + tables.sizes(subjects)),
+        "quality": ("How good", tables.qualities(subjects)),
+        "parity": ("Parity with PyTorch fp32", _chart("trajectory", data) + tables.parity(subjects)),
+        "devices": ("Every device", devices),
+        "trends": ("Over time", _chart("trends", data, tables.changes(data["trends"]))),
+        "training": ("Training", _chart("training", data, _trained(material.config.training))),
+        "reproduce": ("Do it again", tables.reproduce(subjects, command)),
+    }
+    return {key: part for key, part in parts.items() if part[1]}
+
+
+def _lead(material: Material, parts: Mapping[str, tuple[str, str]]) -> str:
+    runs = sum(len(subject.records) for subject in material.subjects)
+    counts = (len(material.subjects), "bundle"), (runs, "run"), (len(machines(material.subjects)), "place")
+    links = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, (title, _) in parts.items())
+    today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    return f'<p class="lead">{", ".join(_count(*each) for each in counts)}; {today}.</p><nav>{links}</nav>'
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _named(subjects: Sequence[Subject]) -> dict[str, str]:
+    """Machines by processor; those of one processor are told apart by what differs."""
+    found = machines(subjects)
+    names = {
+        key: f"{run.machine['processor']}, {_count(run.machine['cores'], 'core')}; {run.settings.how}"
+        for key, run in found.items()
+    }
+    return {key: name if list(names.values()).count(name) == 1 else f"{name}, {key[:6]}" for key, name in names.items()}
+
+
+def _kept(path: Path | None) -> list[Row]:
+    if path is None:
+        return []
+    with opened(path, create=False) as database:
+        return [row for metric in charts.TRENDS for row in database.rows(Wanted(metric=metric))]
+
+
+def _estimates(config: ReportConfig) -> str:
+    if not config.device:
+        return ""
+    note = "How far the estimates are from published measurements, each chip left out of the fit in turn:"
+    return f'<p class="note">{note}</p>{tables.how_far(shipped())}'
+
+
+def _trained(path: Path | None) -> str:
+    if path is None:
+        return ""
+    info = read_json(path / "kdc.json")
+    losses = info["losses"]
+    note = f"{info['recipe']}: {losses['steps'][-1]} steps in {losses['seconds'] / 60:.1f} minutes; loss by term."
+    return f'<p class="note">{escape(note)}</p>'
+
+
+def _chart(name: str, data: Mapping[str, Any], below: str = "") -> str:
+    """A place for `report.js` to draw in and what belongs below it; nothing where the chart has no data."""
+    return f'<div class="chart" data-chart="{name}"></div>{below}' if data[name] else ""
+
+
+def _head() -> str:
+    style = (HERE / "report.css").read_text(encoding="utf-8")
+    return f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n<style>\n{style}</style>'
+
+
+def _scripts(data: Mapping[str, Any]) -> str:
+    """JSON in a script ends at no `</script>` of its own: every `<` is escaped."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    code = "".join(f"<script>{(HERE / name).read_text(encoding='utf-8')}</script>\n" for name in SCRIPTS)
+    none = '<noscript><p class="note">The charts need JavaScript; the tables do not.</p></noscript>'
+    return f'{none}<script type="application/json" id="data">{text}</script>\n{code}'

@@ -102,6 +102,7 @@ class Run:
             bundle=about(bundle),
             parity=bundle.report.get("parity", NOT_MEASURED),
             quality=bundle.report.get("quality", NOT_MEASURED),
+            revision=machine.revision(),
         )
         label = f"{bundle.manifest.name}-{bundle.manifest.precision}-{bundle.id[:8]}"
         self.path = config.output / f"{now:%Y%m%dT%H%M%SZ}-{index}-{label}.json"

@@ -1,6 +1,7 @@
 """A bundle opened for measuring, and what its file says of itself."""
 
 import importlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def about(bundle: Bundle) -> dict[str, Any]:
 
 def counters(bundle: Bundle) -> dict[str, dict[str, int | None]]:
     """By component and for the whole picture: what does not depend on the machine; None where nobody counted."""
-    spec, found = bundle.manifest.pipeline, {}
+    found, calls = {}, work(bundle.manifest.pipeline.steps, bundle.manifest.pipeline.guidance)
     for name, part in bundle.manifest.components.items():
         nodes = None if part.operators is None else sum(part.operators.values())
         found[name] = {
@@ -92,15 +93,18 @@ def counters(bundle: Bundle) -> dict[str, dict[str, int | None]]:
             "nodes": nodes,
             "bytes": sum(bundle.manifest.files[file].bytes for file in part.files),
         }
-    calls = (
-        {"text_encoder": 2, "unet": 2 * spec.steps, "vae_decoder": 1} if spec.guidance != 1 else {"unet": spec.steps}
-    )
     picture: dict[str, int | None] = {}
     for key in ("macs", "bytes_moved"):
-        values = [(calls.get(name, 1), part[key]) for name, part in found.items()]
+        values = [(math.prod(calls[name]), part[key]) for name, part in found.items()]
         known = all(value is not None for _, value in values)
         picture[key] = sum(times * value for times, value in values if value is not None) if known else None
     return {**found, PICTURE: picture}
+
+
+def work(steps: int, guidance: float) -> dict[str, tuple[int, int]]:
+    """What one picture takes: by component, calls and their batch."""
+    both = 1 if guidance == 1 else 2
+    return {"text_encoder": (1, both), "unet": (steps, both), "vae_decoder": (1, 1)}
 
 
 def placement(bundle: Bundle, runtime: str, options: Options) -> dict[str, dict[str, int]]:

@@ -4,10 +4,13 @@ import hashlib
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def describe() -> dict[str, Any]:
@@ -67,3 +70,15 @@ def fingerprint(about: dict[str, Any]) -> str:
     memory = about["memory_mib"]
     same = [about["processor"], about["cores"], None if memory is None else round(memory / 1024), about["os"]]
     return hashlib.sha256(json.dumps(same).encode()).hexdigest()[:16]
+
+
+def revision() -> str | None:
+    """The commit this project runs from, with "-dirty" where files were changed; None outside a checkout."""
+    if not (ROOT / ".git").exists():
+        return None
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -12,16 +12,18 @@ TEMPLATE = Path(__file__).with_name("page.html")
 COLOURS = 6  # of lines and their texts: classes line-0, text-0, …
 
 
-def write(path: Path, title: str, sections: Sequence[str]) -> int:
-    """Atomic; returns the characters written."""
+def write(path: Path, title: str, sections: Sequence[str], head: str = "") -> int:
+    """Atomic; returns the characters written. `head` is more of the page's head: styles, scripts."""
     body = "\n".join(sections)
-    text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(title=escape(title), body=body)
+    text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(title=escape(title), head=head, body=body)
     replace_file(path, text.encode())
     return len(text)
 
 
-def section(title: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{content}</section>"
+def section(title: str, content: str, anchor: str = "") -> str:
+    """`anchor` is what links name it by."""
+    id = f' id="{escape(anchor)}"' if anchor else ""
+    return f"<section{id}><h2>{escape(title)}</h2>{content}</section>"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
