@@ -71,6 +71,9 @@ object Samplers {
     val names = listOf("euler", "ddim", "dpmpp_2m", "pndm", "lcm")
 
     fun plan(sampler: String, schedule: Schedule, steps: Int): Plan {
+        if (steps !in 1..(if (sampler == "lcm") 50 else schedule.betas.trainSteps - 1)) {
+            throw Problem.CannotRun("$steps steps are not possible. Choose fewer, or at least one.")
+        }
         val stride = schedule.betas.trainSteps / steps
         val spacing = schedule.betas.spacing
         var spaced = when (sampler) {

@@ -69,6 +69,11 @@ class PipelineTest {
     }
 
     @Test
+    fun `steps that cannot be`() {
+        for (steps in listOf(0, -1, 5000)) assertFailsWith<Problem.CannotRun> { pipeline.generate(Request("", steps = steps)) }
+    }
+
+    @Test
     fun `the fake passes what needs no network, and nothing else`() {
         val verdicts = Conformance(bundle, pipeline).run().toList()
         val passed = verdicts.filter { it.passed }.map { it.stage }
