@@ -89,10 +89,10 @@ final class Studio {
 
     /// The networks that are loaded, or a way to load them.
     private func loader() -> @Sendable () throws -> CoreMLNetworks {
-        nonisolated(unsafe) let loaded = networks
+        let loaded = networks.map { Unchecked($0) }
         guard let bundle else { return { throw Problem.damaged("No bundle is open.") } }
         let (units, lowMemory) = (units, lowMemory)
-        return { try loaded ?? CoreMLNetworks(bundle, units: units, lowMemory: lowMemory) }
+        return { try loaded?.value ?? CoreMLNetworks(bundle, units: units, lowMemory: lowMemory) }
     }
 
     private func work<T>(

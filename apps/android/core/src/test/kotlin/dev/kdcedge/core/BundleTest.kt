@@ -45,7 +45,7 @@ class BundleTest {
     fun `a damaged, a short and a missing file`() {
         val file = File(copy, "unet/model.onnx")
         val bytes = file.readBytes()
-        file.writeBytes(bytes.also { it[100_000]++ })
+        file.writeBytes(bytes.also { damage(it) })
         assertContains(assertFailsWith<Problem.Damaged> { open(copy) }.message!!, "unet/model.onnx is damaged")
         file.writeBytes(bytes.copyOf(1000))
         assertContains(assertFailsWith<Problem.Damaged> { open(copy) }.message!!, "has 1000 bytes and should have")
@@ -95,7 +95,7 @@ class BundleTest {
 
     @Test
     fun `what arrives damaged does not stay`() {
-        File(copy, "unet/model.onnx").run { writeBytes(readBytes().also { it[100_000]++ }) }
+        File(copy, "unet/model.onnx").run { writeBytes(readBytes().also { damage(it) }) }
         served(copy) { url, _ ->
             val problem = assertFailsWith<Problem.Damaged> { Download(url, File(folder, "fetched")).run() }
             assertContains(problem.message!!, "unet/model.onnx came damaged")
@@ -113,6 +113,8 @@ class BundleTest {
         copy.copyRecursively(File(folder, "served"))
         assertFailsWith<Problem.Cancelled> { Download(URL(url, "served/"), File(folder, "fetched")).run({ true }) }
     }
+
+    private fun damage(bytes: ByteArray) = bytes.set(100_000, (bytes[100_000] + 1).toByte())
 
     private fun open(folder: File) = assertNotNull(Bundle.open(folder, "onnx", freeMib = 4096))
 
