@@ -47,7 +47,7 @@ public struct Pipeline {
         (self.spec, self.tokenizer, self.networks, schedule) = (spec, tokenizer, networks, Schedule(spec.betas))
     }
 
-    /// `cancelled` is asked before every call of a network; then Problem.cancelled is thrown. `progress` has steps done and in all.
+    /// `cancelled` is asked before every step; then Problem.cancelled is thrown. `progress` has steps done and in all.
     public func generate(
         _ request: Request, cancelled: @escaping () -> Bool = { false }, progress: (Int, Int) -> Void = { _, _ in }
     ) throws -> Picture {

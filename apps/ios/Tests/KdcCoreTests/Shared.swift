@@ -11,7 +11,9 @@ import CryptoKit
 let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent("../../../..").standardized
 let emoji = root.appendingPathComponent("kdc_edge/data/emoji-64")
 
-func vectors() throws -> Json { try Json(Data(contentsOf: root.appendingPathComponent("apps/vectors.json")), name: "vectors.json") }
+func vectors() throws -> Json {
+    try Json(Data(contentsOf: root.appendingPathComponent("apps/vectors.json")), name: "vectors.json")
+}
 
 func open(_ folder: URL, runtime: String = "onnx", freeMib: Int = 4096) throws -> VerifiedBundle {
     try VerifiedBundle(folder, runtime: runtime, freeMib: freeMib, hashing: Digests())

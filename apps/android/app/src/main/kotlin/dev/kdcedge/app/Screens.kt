@@ -44,7 +44,8 @@ fun DrawScreen(studio: Studio) = Page(studio) {
     Action(studio, "Draw", studio.bundle != null && number != null) { studio.draw(Request(prompt, number ?: 0)) }
     Row(horizontalArrangement = Arrangement.spacedBy(8.dp)) {
         for (provider in studio.providers) {
-            FilterChip(studio.provider == provider, { studio.provider = provider }, { Text(provider.label) }, enabled = !studio.busy)
+            val chosen = studio.provider == provider
+            FilterChip(chosen, { studio.provider = provider }, { Text(provider.label) }, enabled = !studio.busy)
         }
     }
     Row(verticalAlignment = Alignment.CenterVertically, horizontalArrangement = Arrangement.spacedBy(8.dp)) {

@@ -60,7 +60,7 @@ class Studio(application: Application) : AndroidViewModel(application) {
     init {
         work("Checking the bundle…") {
             if (!File(folder, "manifest.json").isFile) Assets.copyBundle(application.assets, folder)
-            if (File(folder, "manifest.json").isFile) open()
+            if (File(folder, "manifest.json").isFile) openBundle()
         }
     }
 
@@ -91,7 +91,7 @@ class Studio(application: Application) : AndroidViewModel(application) {
         }
         release()
         Download(url, folder).run({ stopped }) { show { progress = it.toFloat() } }
-        open()
+        openBundle()
     }
 
     fun stop() {
@@ -107,7 +107,7 @@ class Studio(application: Application) : AndroidViewModel(application) {
         worker.shutdown()
     }
 
-    private fun open() {
+    private fun openBundle() {
         val opened = Bundle.open(folder, "onnx", freeMib()) { show { progress = it.toFloat() } }
         show {
             bundle = opened

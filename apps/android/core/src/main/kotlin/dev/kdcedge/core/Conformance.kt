@@ -25,8 +25,8 @@ class Conformance(private val bundle: Bundle, private val pipeline: Pipeline) {
             ids(golden["input_ids"].shape, texts.map { told.tokenizer(it).ids })
         },
         "noise" to { floats(golden["noise"].shape, (0 until count).map { Noise(golden.seed + it)(spec.latentSize) }) },
-        "timesteps" to { floats(listOf(plan.sigmas.size), listOf(plan.sigmas.map { told.schedule.timestep(it).toFloat() }.toFloatArray())) },
-        "sigmas" to { floats(listOf(plan.targets.size), listOf(plan.targets.map { it.toFloat() }.toFloatArray())) },
+        "timesteps" to { floats(plan.sigmas.map { told.schedule.timestep(it) }) },
+        "sigmas" to { floats(plan.targets.toList()) },
         "last_hidden_state" to { floats(golden["last_hidden_state"].shape, (0 until count).map { hidden(it).last() }) },
         "latents" to { floats(golden["latents"].shape, (0 until count).flatMap { latents(it) }) },
         "images" to { bytes((0 until count).map { told.decode(lastLatents(it)) }) },
@@ -76,7 +76,8 @@ class Conformance(private val bundle: Bundle, private val pipeline: Pipeline) {
         return Samplers.sample(golden.sampler, denoise, start, plan, noise).map { it.latents }.toList()
     }
 
-    private fun lastLatents(p: Int): FloatArray = golden["latents"].row(p).toFloats().let { it.copyOfRange(it.size - spec.latentSize, it.size) }
+    private fun lastLatents(p: Int): FloatArray =
+        golden["latents"].row(p).toFloats().let { it.copyOfRange(it.size - spec.latentSize, it.size) }
 
     private fun bytes(pictures: List<ByteArray>) = Stored(
         "U8", listOf(pictures.size, spec.height, spec.width, 3),
@@ -91,6 +92,9 @@ private fun ids(shape: List<Int>, rows: List<IntArray>) =
 
 private fun floats(shape: List<Int>, rows: List<FloatArray>) =
     Stored("F32", shape, rows.flatMap { row -> row.map { it.toDouble() } }.toDoubleArray())
+
+private fun floats(numbers: List<Double>) =
+    Stored("F32", listOf(numbers.size), numbers.map { it.toFloat().toDouble() }.toDoubleArray())
 
 /** dtype, shape and little-endian bytes in base64. */
 private fun json(array: Stored): String {

@@ -38,8 +38,11 @@ fun safetensors(file: File): Map<String, Stored> {
         val at = 8 + length.toInt() + entry["data_offsets"].items[0].int
         val count = shape.fold(1, Int::times)
         val dtype = entry["dtype"].string
-        val size = mapOf("I64" to 8, "F32" to 4, "U8" to 1)[dtype] ?: throw Problem.Damaged("${file.name} holds $dtype. Update the app.")
-        if (at < 0 || at + count * size > bytes.capacity()) throw Problem.Damaged("${file.name} is damaged. Fetch the bundle again.")
+        val size = mapOf("I64" to 8, "F32" to 4, "U8" to 1)[dtype]
+            ?: throw Problem.Damaged("${file.name} holds $dtype. Update the app.")
+        if (at < 0 || at + count * size > bytes.capacity()) {
+            throw Problem.Damaged("${file.name} is damaged. Fetch the bundle again.")
+        }
         Stored(dtype, shape, DoubleArray(count) { i ->
             when (dtype) {
                 "I64" -> bytes.getLong(at + 8 * i).toDouble()

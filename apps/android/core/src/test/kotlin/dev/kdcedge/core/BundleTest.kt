@@ -24,7 +24,7 @@ class BundleTest {
 
     @Test
     fun `the id is the one that kdc-edge inspect shows`() {
-        val bundle = open(BUNDLE)
+        val bundle = opened(BUNDLE)
         assertEquals(System.getProperty("kdc.id"), bundle.manifest.id)
         assertEquals(listOf(64, 64), listOf(bundle.manifest.pipeline.height, bundle.manifest.pipeline.width))
     }
@@ -46,11 +46,11 @@ class BundleTest {
         val file = File(copy, "unet/model.onnx")
         val bytes = file.readBytes()
         file.writeBytes(bytes.also { damage(it) })
-        assertContains(assertFailsWith<Problem.Damaged> { open(copy) }.message!!, "unet/model.onnx is damaged")
+        assertContains(assertFailsWith<Problem.Damaged> { opened(copy) }.message!!, "unet/model.onnx is damaged")
         file.writeBytes(bytes.copyOf(1000))
-        assertContains(assertFailsWith<Problem.Damaged> { open(copy) }.message!!, "has 1000 bytes and should have")
+        assertContains(assertFailsWith<Problem.Damaged> { opened(copy) }.message!!, "has 1000 bytes and should have")
         file.delete()
-        assertContains(assertFailsWith<Problem.Damaged> { open(copy) }.message!!, "unet/model.onnx is missing")
+        assertContains(assertFailsWith<Problem.Damaged> { opened(copy) }.message!!, "unet/model.onnx is missing")
     }
 
     @Test
@@ -66,10 +66,10 @@ class BundleTest {
         )
         for ((changed, message) in broken) {
             file.writeText(changed)
-            assertContains(assertFailsWith<Problem.Damaged> { open(copy) }.message!!, message)
+            assertContains(assertFailsWith<Problem.Damaged> { opened(copy) }.message!!, message)
         }
         file.delete()
-        assertContains(assertFailsWith<Problem.Damaged> { open(copy) }.message!!, "no manifest.json")
+        assertContains(assertFailsWith<Problem.Damaged> { opened(copy) }.message!!, "no manifest.json")
     }
 
     @Test
@@ -85,12 +85,12 @@ class BundleTest {
         var last = 0.0
         Download(url, target).run { last = it }
         assertEquals(1.0, last)
-        assertEquals(open(BUNDLE).manifest.id, open(target).manifest.id)
+        assertEquals(opened(BUNDLE).manifest.id, opened(target).manifest.id)
         File(target, "unet/model.onnx").appendText("x")
         asked.clear()
         Download(url, target).run()
         assertEquals(listOf("/manifest.json", "/unet/model.onnx"), asked)
-        open(target)
+        opened(target)
     }
 
     @Test
@@ -116,7 +116,7 @@ class BundleTest {
 
     private fun damage(bytes: ByteArray) = bytes.set(100_000, (bytes[100_000] + 1).toByte())
 
-    private fun open(folder: File) = assertNotNull(Bundle.open(folder, "onnx", freeMib = 4096))
+    private fun opened(folder: File) = assertNotNull(Bundle.open(folder, "onnx", freeMib = 4096))
 
     private fun served(files: File, test: (URL, MutableList<String>) -> Unit) {
         val asked = mutableListOf<String>()

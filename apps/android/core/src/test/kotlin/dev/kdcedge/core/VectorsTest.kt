@@ -49,7 +49,8 @@ class VectorsTest {
             assertEquals(case["x"].items.size, steps.size)
             for ((step, wanted) in steps.zip(case["x"].items.map { floats(it) })) {
                 val off = wanted.indices.maxOf { abs(wanted[it] - step.x[it]) }
-                assertTrue(off <= TOLERANCE * wanted.maxOf { abs(it) }, "${case["sampler"].string}, step ${step.index}: off by $off")
+                val allowed = TOLERANCE * wanted.maxOf { abs(it) }
+                assertTrue(off <= allowed, "${case["sampler"].string}, step ${step.index}: off by $off")
             }
         }
     }

@@ -83,6 +83,8 @@ class OrtNetworks(private val bundle: Bundle, private val chosen: Provider, priv
         return Problem.CannotRun("The $name does not run on ${chosen.label} here ($why). Choose another provider.")
     }
 
-    private fun tensor(data: FloatArray, batch: Int, shape: List<Int>): OnnxTensor =
-        OnnxTensor.createTensor(environment, FloatBuffer.wrap(data), longArrayOf(batch.toLong(), *shape.map { it.toLong() }.toLongArray()))
+    private fun tensor(data: FloatArray, batch: Int, shape: List<Int>): OnnxTensor {
+        val sizes = (listOf(batch) + shape).map { it.toLong() }.toLongArray()
+        return OnnxTensor.createTensor(environment, FloatBuffer.wrap(data), sizes)
+    }
 }

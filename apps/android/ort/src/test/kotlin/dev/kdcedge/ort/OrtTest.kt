@@ -20,7 +20,8 @@ class OrtTest {
 
     private fun <T> drawing(lowMemory: Boolean = false, use: (Pipeline) -> T): T {
         val spec = bundle.manifest.pipeline
-        return OrtNetworks(bundle, Provider.CPU, lowMemory).use { use(Pipeline(spec, Tokenizer(File(folder, "tokenizer"), spec.tokens), it)) }
+        val tokenizer = Tokenizer(File(folder, "tokenizer"), spec.tokens)
+        return OrtNetworks(bundle, Provider.CPU, lowMemory).use { use(Pipeline(spec, tokenizer, it)) }
     }
 
     @Test
