@@ -46,7 +46,14 @@ def classes(tmp_path_factory):
     onnxruntime = [Path(os.environ["KDC_ONNXRUNTIME_JAR"])] if "KDC_ONNXRUNTIME_JAR" in os.environ else []
     jars = [home / "lib" / f"kotlin-{name}.jar" for name in ("stdlib", "test", "test-junit")] + JUNIT + onnxruntime
     modules = ["core", *(["ort"] if onnxruntime else [])]
-    compiler = ["java", "-cp", home / "lib" / "kotlin-compiler.jar", "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler"]
+    quick = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]  # one short run: compiled twice is time lost
+    compiler = [
+        "java",
+        *quick,
+        "-cp",
+        home / "lib" / "kotlin-compiler.jar",
+        "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler",
+    ]
     flags = ["-kotlin-home", home, "-no-stdlib", "-no-reflect", "-jvm-target", "17", "-Werror"]
     path = os.pathsep.join(map(str, jars))
     run([*compiler, *flags, "-cp", path, "-d", out / "classes", *(ANDROID / name / "src" for name in modules)])

@@ -14,6 +14,7 @@ from kdc_edge.pipeline import DEFAULT_BUNDLE
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("swift") is None, reason="no Swift toolchain: Debian 13's swiftlang, or Xcode")
 def test_core(tmp_path: Path):
     build = Path(os.environ.get("KDC_SWIFT_BUILD", tmp_path / "build"))  # keep it to build less the next time
