@@ -14,11 +14,15 @@ import pytest
 from kdc_edge import conformance, golden
 from kdc_edge.bundle import Bundle
 from kdc_edge.pipeline import DEFAULT_BUNDLE
+from tests.apps.test_embedding import snippet
 
 ROOT = Path(__file__).parents[2]
 ANDROID = ROOT / "apps" / "android"
 JUNIT = [Path("/usr/share/java/junit4.jar"), Path("/usr/share/java/hamcrest-core.jar")]
 NO_NETWORK = [name for name, stage in conformance.STAGES.items() if stage.tolerance != "stored"]
+
+
+MAIN = "\nfun main(words: Array<String>) = println(draw(File(words[0])).rgb.size)\n"
 
 
 def distribution():
@@ -56,8 +60,17 @@ def classes(tmp_path_factory):
     ]
     flags = ["-kotlin-home", home, "-no-stdlib", "-no-reflect", "-jvm-target", "17", "-Werror"]
     path = os.pathsep.join(map(str, jars))
-    run([*compiler, *flags, "-cp", path, "-d", out / "classes", *(ANDROID / name / "src" for name in modules)])
+    sources = [ANDROID / name / "src" for name in modules]
+    if onnxruntime:
+        (out / "Snippet.kt").write_text(snippet("kotlin") + MAIN, encoding="utf-8")
+        sources.append(out / "Snippet.kt")
+    run([*compiler, *flags, "-cp", path, "-d", out / "classes", *sources])
     return out, f"{out / 'classes'}{os.pathsep}{path}"
+
+
+def java_options():
+    """For example where onnxruntime's native library lies."""
+    return os.environ.get("KDC_JAVA_OPTIONS", "").split()
 
 
 def junit(classes, results, *tests):
@@ -65,8 +78,7 @@ def junit(classes, results, *tests):
     bundle = Bundle.open(DEFAULT_BUNDLE)
     told = {"bundle": bundle.path, "id": bundle.id, "vectors": ROOT / "apps" / "vectors.json", "results": results}
     properties = [f"-Dkdc.{name}={value}" for name, value in told.items()]
-    properties += os.environ.get("KDC_JAVA_OPTIONS", "").split()
-    printed = run(["java", *properties, "-cp", path, "org.junit.runner.JUnitCore", *tests])
+    printed = run(["java", *java_options(), *properties, "-cp", path, "org.junit.runner.JUnitCore", *tests])
     assert "OK (" in printed
     app, arrays = conformance.read(results, bundle.id)
     return app, conformance.judge(golden.read(bundle), arrays)
@@ -85,3 +97,5 @@ def test_ort_draws_and_conforms(classes):
     app, verdicts = junit(classes, classes[0] / "ort.json", "dev.kdcedge.ort.OrtTest")
     assert app == "the tests, onnxruntime on the JVM"
     conformance.gate(verdicts)
+    printed = run(["java", *java_options(), "-cp", classes[1], "SnippetKt", DEFAULT_BUNDLE])
+    assert printed.splitlines() == [*(f"{i} of 4" for i in range(5)), str(3 * 64 * 64)]
