@@ -25,7 +25,7 @@ from kdc_edge.files import read_json, write_json
 from kdc_edge.golden import Golden
 from kdc_edge.noise import gaussian
 from kdc_edge.pipeline import DEFAULT_BUNDLE, Pipeline
-from kdc_edge.runtimes import Options
+from kdc_edge.runtimes import RUNTIMES, Options
 from kdc_edge.samplers import SAMPLERS
 
 FORMAT = 1
@@ -106,8 +106,8 @@ class ConformanceConfig:
     """What an app measured; None runs the bundle here."""
     stages: tuple[str, ...] = tuple(STAGES)
     """Those that must have been measured and pass."""
-    runtime: str = "ort"
-    """Where the bundle runs here: which runtime."""
+    runtime: str | None = None
+    """Where the bundle runs here: which runtime; None is the first one that reads it."""
     provider: str | None = None
     """And which of its providers."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
@@ -123,7 +123,11 @@ def conformance(config: ConformanceConfig) -> dict[str, Any]:
     bundle = Bundle.open(config.bundle)
     vectors = golden.read(bundle)
     if config.results is None:
-        app, arrays = f"kdc-edge on {machine.processor()}, {config.runtime}", own(bundle, vectors, config)
+        runtime = config.runtime or next(
+            name for name, entry in RUNTIMES.items() if bundle.manifest.runtime in entry.reads
+        )
+        app = f"kdc-edge on {machine.processor()}, {runtime}"
+        arrays = own(bundle, vectors, runtime, Options(provider=config.provider))
     else:
         app, arrays = read(config.results, bundle.id)
     if config.output is not None:
@@ -168,10 +172,10 @@ def results(app: str, bundle_id: str, arrays: Mapping[str, np.ndarray]) -> Resul
     return Results(FORMAT, bundle_id, app, {name: _encode(array) for name, array in arrays.items()})
 
 
-def own(bundle: Bundle, vectors: Golden, config: ConformanceConfig) -> dict[str, np.ndarray]:
+def own(bundle: Bundle, vectors: Golden, runtime: str, options: Options | None = None) -> dict[str, np.ndarray]:
     """The stages, run here, each from golden inputs."""
     told, stored = vectors.settings, vectors.arrays
-    with Pipeline.open(bundle, config.runtime, Options(provider=config.provider)) as pipe:
+    with Pipeline.open(bundle, runtime, options) as pipe:
         plan = SAMPLERS[choose(told.sampler, SAMPLERS, "sampler")].plan(pipe.schedule, told.steps)
         seeds = range(told.seed, told.seed + len(told.prompts))
         texts = [[prompt] if told.guidance == 1 else [told.negative, prompt] for prompt in told.prompts]

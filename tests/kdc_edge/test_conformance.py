@@ -8,7 +8,7 @@ import pytest
 
 from kdc_edge import cli, conformance, golden
 from kdc_edge.bundle import Bundle
-from kdc_edge.conformance import STAGES, ConformanceConfig, judge
+from kdc_edge.conformance import STAGES, judge
 from kdc_edge.errors import BundleError, GateError
 from kdc_edge.pipeline import DEFAULT_BUNDLE
 
@@ -138,6 +138,6 @@ def test_a_tolerance_that_nobody_stored(vectors, arrays):
 
 
 def test_the_fake_runtime_fails_at_the_first_network(bundle, vectors):
-    found = conformance.own(bundle, vectors, ConformanceConfig(runtime="fake"))
+    found = conformance.own(bundle, vectors, "fake")
     with pytest.raises(GateError, match="last_hidden_state"):
         conformance.gate(judge(vectors, found))
