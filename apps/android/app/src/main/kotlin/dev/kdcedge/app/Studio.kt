@@ -90,6 +90,7 @@ class Studio(application: Application) : AndroidViewModel(application) {
             throw Problem.NotFetched("'$address' is no address. It begins with https:// and ends in the bundle's folder.")
         }
         release()
+        show { bundle = null } // its files are about to change
         Download(url, folder).run({ stopped }) { show { progress = it.toFloat() } }
         openBundle()
     }
