@@ -147,8 +147,15 @@ def gate(verdicts: Sequence[Verdict]) -> None:
     """GateError with the first stage that did not pass; the ones behind it may be wrong because it is."""
     for verdict in verdicts:
         if verdict.state != "passed":
-            why = verdict.problem or f"off by {verdict.difference:.6g}, at most {verdict.tolerance:.6g} is allowed"
-            raise GateError(f"{verdict.stage} ({STAGES[verdict.stage].about}): {why}; see docs/conformance.md")
+            raise GateError(
+                f"{verdict.stage} ({STAGES[verdict.stage].about}): {_why(verdict)}; see docs/conformance.md"
+            )
+
+
+def _why(verdict: Verdict) -> str:
+    if verdict.problem is not None:
+        return verdict.problem
+    return f"off by {verdict.difference:.6g} at {list(verdict.at)}, at most {verdict.tolerance:.6g} is allowed"
 
 
 def line(verdict: Verdict) -> str:
