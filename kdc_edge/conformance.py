@@ -100,8 +100,8 @@ class Verdict:
 class ConformanceConfig:
     """What to judge."""
 
-    bundle: Annotated[Path, tyro.conf.Positional] = DEFAULT_BUNDLE
-    """Bundle folder."""
+    bundle: Annotated[Path | None, tyro.conf.Positional] = None
+    """Bundle folder; None is the one that comes with this package."""
     results: Path | None = None
     """What an app measured; None runs the bundle here."""
     stages: tuple[str, ...] = tuple(STAGES)
@@ -120,7 +120,7 @@ def conformance(config: ConformanceConfig) -> dict[str, Any]:
         choose(name, STAGES, "stage")
     if config.results is not None and config.output is not None:
         raise UsageError("--output is for what runs here; leave it out, or leave out --results")
-    bundle = Bundle.open(config.bundle)
+    bundle = Bundle.open(DEFAULT_BUNDLE if config.bundle is None else config.bundle)
     vectors = golden.read(bundle)
     if config.results is None:
         runtime = config.runtime or next(
