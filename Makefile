@@ -4,6 +4,7 @@
 # make quality     every shipped model's FID, KID, CLIP score, ...: runs/cards/table.md; about five minutes of a core for each
 # make gate        the default bundle against the committed counters
 # make gate-times  its times in turns with the revision before (BASE=HEAD~1), two minutes at most; only a regression fails
+# make mobile-deps what the tests of the apps and of docs/embedding.md run with: npm packages, and JUnit if there is root; else they skip
 # make system-deps what needs root (a browser, fonts); without it the tests that use it skip
 SHELL := /bin/bash
 VENV  ?= .venv
@@ -20,7 +21,7 @@ BUNDLES := $(patsubst %/manifest.json,%,$(wildcard kdc_edge/data/*/manifest.json
 
 BUNDLE := kdc_edge/data/emoji-64
 
-.PHONY: install demo test test-slow quality gate gate-times lint system-deps clean
+.PHONY: install demo test test-slow quality gate gate-times lint system-deps mobile-deps clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -96,6 +97,14 @@ system-deps:
 		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(SYSTEM_PACKAGES); \
 	else \
 		echo "system-deps: needs root and apt-get; skipped: $(SYSTEM_PACKAGES)"; \
+	fi
+
+mobile-deps:
+	npm ci --prefix apps --ignore-scripts --no-audit --no-fund
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends junit4; \
+	else \
+		echo "mobile-deps: JUnit 4 needs root and apt-get; skipped"; \
 	fi
 
 clean:

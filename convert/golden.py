@@ -18,8 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from convert.parity import Call, Recorder, max_abs
+from kdc_edge import schema
 from kdc_edge.bundle import Bundle
 from kdc_edge.files import write_json
+from kdc_edge.golden import FORMAT, SETTINGS, VECTORS, Settings
 from kdc_edge.manifest import PipelineSpec
 from kdc_edge.noise import gaussian
 from kdc_edge.pipeline import COMPONENTS, Pipeline
@@ -27,7 +29,6 @@ from kdc_edge.process import peak_mib
 from kdc_edge.runtimes import Runtime, open_runtime
 from kdc_edge.tokenizer import Tokenizer
 
-FORMAT = 1
 PROMPTS = ("red apple", "waving hand: medium skin tone")
 TEXTS = (*PROMPTS, "", "Ωμέγα, naïve café — 中文 🍎🇳🇴", "it's 12 o'clock!", "very long " * 60)
 SEED, STEPS = 0, 8
@@ -89,11 +90,11 @@ def write(
     """golden/ of the bundle in `folder`."""
     from safetensors.numpy import save_file
 
-    target = folder / "golden"
-    target.mkdir()
+    (folder / SETTINGS).parent.mkdir()
     text_ids = tokenizer(TEXTS).ids
     arrays = {name: np.ascontiguousarray(array) for name, array in golden.arrays.items()}
-    save_file({"text_ids": text_ids, **arrays}, target / "vectors.safetensors")
-    settings = {"sampler": spec.sampler, "steps": steps(spec), "guidance": spec.guidance, "seed": SEED, "negative": ""}
-    prompts = {"prompts": list(PROMPTS), "texts": list(TEXTS)}
-    write_json(target / "golden.json", {"format": FORMAT, **prompts, **settings, "tolerances": dict(tolerance)})
+    save_file({"text_ids": text_ids, **arrays}, folder / VECTORS)
+    told = Settings(
+        FORMAT, PROMPTS, TEXTS, spec.sampler, steps(spec), spec.guidance, SEED, negative="", tolerances=dict(tolerance)
+    )
+    write_json(folder / SETTINGS, schema.dump(told))

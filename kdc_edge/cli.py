@@ -11,6 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from kdc_edge import command, doctor, machine
+from kdc_edge.conformance import conformance
 from kdc_edge.errors import UsageError, choose
 from kdc_edge.files import replacing
 from kdc_edge.images import check_picture, contact_sheet, pixel_hash
@@ -139,6 +140,7 @@ COMMANDS: dict[str, command.Command] = {
     "generate": generate,
     "inspect": inspect,
     "verify": verify,
+    "conformance": conformance,
     "doctor": diagnose,
 }
 

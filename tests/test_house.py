@@ -33,7 +33,8 @@ def sources(*packages: str) -> list[Path]:
 
 
 def documents() -> list[Path]:
-    return sorted(path for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")) if path.exists())
+    pages = ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "apps").glob("*/README.md")
+    return sorted(path for path in pages if path.exists())
 
 
 def name_of(path: Path) -> str:

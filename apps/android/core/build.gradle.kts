@@ -1,0 +1,5 @@
+plugins { kotlin("jvm") }
+
+kotlin { jvmToolchain(17) }
+
+dependencies { testImplementation(kotlin("test-junit")) }
