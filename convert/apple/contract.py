@@ -1,6 +1,6 @@
 """What Apple's Swift package `StableDiffusion` reads: a package for each component, names and axes of its arrays.
 
-Source: github.com/apple/ml-stable-diffusion, swift/StableDiffusion/pipeline (ResourceURLs, TextEncoder, Unet, Decoder, Encoder).
+Source: github.com/apple/ml-stable-diffusion, swift/StableDiffusion/pipeline: ResourceURLs, TextEncoder, Unet, Decoder.
 Arrays are float32; those of a batch of 1 or 2 have it as a fixed axis.
 """
 

@@ -13,13 +13,14 @@ import uuid
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convert.apple.contract import PACKAGES
 from convert.apple.schemes import Plan
 from convert.apple.targets import TARGETS, TargetName
+from convert.calibration import Calls
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.errors import GateError
 from kdc_edge.files import read_json
@@ -31,10 +32,12 @@ if TYPE_CHECKING:
     from torch import nn
 
     from convert.apple.compression import Compressed
+    from convert.apple.mixed import Sensitivity
 
 SPACE = uuid.UUID("b7a9f1a2-6f0e-5d57-9f43-3f3f0a7b3c11")  # names of a package's items become its identifiers
 PROGRAM = "Data/com.apple.CoreML/model.mlmodel"
 WAVES = ("sin", "cos")
+PROBES = 4  # calls that a tensor's sensitivity is measured on
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,14 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """MiB for a component's weights, given to tensors by their measured sensitivity."""
+
+    mib: float
+    uniform: bool
+
+
+@dataclass(frozen=True)
 class Packaged:
     """What the packaging of one component took, and what the program holds."""
 
@@ -69,13 +80,25 @@ class Packaged:
     parameters: int
     macs: int
     operators: dict[str, int]
+    packages: tuple[str, ...]
     compressed: "Compressed"
     islands: tuple[str, ...] = ()
+    sensitivity: "dict[str, Sensitivity]" = field(default_factory=dict)
+    """Of a mixed plan, by weight."""
 
 
-def package_component(checkpoint: Path, component: str, folder: Path, settings: Settings, plan: Plan) -> Packaged:
-    """Writes `folder`/TITLE.mlpackage."""
+def package_component(
+    checkpoint: Path,
+    component: str,
+    folder: Path,
+    settings: Settings,
+    plan: Plan,
+    budget: Budget | None = None,
+    calls: Calls | None = None,
+) -> Packaged:
+    """Writes `folder`/TITLE.mlpackage; with a budget, the plan is measured on `calls`."""
     from convert.apple.compression import compress
+    from convert.apple.mixed import mixed_plan
     from convert.apple.networks import example, trace, wrap
     from kdc_edge.torch_ref.networks import load_network
 
@@ -84,6 +107,9 @@ def package_component(checkpoint: Path, component: str, folder: Path, settings: 
     ports = swift_ports(opened, component, settings.batch)
     plain = load_network(opened, component)
     parameters, macs = sum(p.numel() for p in plain.parameters()), _macs(plain, opened, component)
+    sensitivity = {}
+    if budget is not None:
+        plan, sensitivity = mixed_plan(plain, settings.target, budget.mib, budget.uniform, calls.some(PROBES))
     network = wrap(plain.model, component, settings.attention)
     del plain
     names = {mil_name(name): name for name, _ in network.model.named_parameters()}
@@ -97,7 +123,8 @@ def package_component(checkpoint: Path, component: str, folder: Path, settings: 
         path = folder / f"{PACKAGES[component].title}.mlpackage"
         model.save(str(path))
         tidy(path)
-    return Packaged(time.perf_counter() - start, peak_mib(), parameters, macs, operators(path), compressed)
+    took = time.perf_counter() - start, peak_mib(), parameters, macs
+    return Packaged(*took, operators(path), (PACKAGES[component].title,), compressed, settings.islands, sensitivity)
 
 
 def swift_ports(checkpoint: Checkpoint, component: str, batch: int) -> Ports:
@@ -175,10 +202,10 @@ def quietly() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                yield
+        quiet = contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO())
+        with quiet[0], quiet[1], warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.disable(before)
 

@@ -15,7 +15,7 @@ A plan is JSON: {"unet": {"default": {"palette": 6}, "names": {"conv_in*": null}
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
@@ -125,6 +125,16 @@ PRECISIONS: dict[Precision, dict[str, Plan]] = {
     "palette2": _all(Palette(2), Palette(8)),
     "mixed": _all(None, Palette(8)),
 }
+
+
+def evened(plan: Plan) -> Plan:
+    """The same with palettes of equal steps."""
+
+    def even(scheme: Scheme) -> Scheme:
+        return replace(scheme, uniform=True) if isinstance(scheme, Palette) else scheme
+
+    ops, names = ({key: even(s) for key, s in table.items()} for table in (plan.ops, plan.names))
+    return Plan(even(plan.default), ops, names)
 
 
 def read_plans(path: Path) -> dict[str, Plan]:
