@@ -68,6 +68,10 @@ class CoremlConfig:
     """As it is, which GPUs prefer, or head by head in 1×1 convolutions, which the Neural Engine does."""
     batch: Literal[1, 2] = 1
     """Of the U-Net; 2 draws with guidance in one call where 1 needs two."""
+    chunk: bool = False
+    """The U-Net in two packages of about equal weight, for devices that cannot hold it in one."""
+    resolutions: tuple[str, ...] = ()
+    """Further sizes of pictures, HEIGHTxWIDTH, as functions of the same packages; from ios18 on."""
     components: tuple[ComponentName, ...] = ("text_encoder", "unet", "vae_decoder")
     """Components to convert; a bundle without all three makes no pictures."""
     sampler: Literal["euler", "ddim", "dpmpp_2m", "pndm", "lcm"] | None = None
@@ -115,7 +119,9 @@ class Job:
     def settings(self) -> Settings:
         about = About(self.config.author, self.config.licence, self.config.version)
         config = self.config
-        return Settings(config.target, self.precision != "fp32", about, config.batch, config.attention)
+        sizes = tuple(_latent(size, self.spec) for size in config.resolutions)
+        half = self.precision != "fp32"
+        return Settings(config.target, half, about, config.batch, config.attention, config.chunk, sizes)
 
     def budget(self, component: str) -> Budget | None:
         if component != "unet" or self.config.budget_mib is None:
@@ -151,11 +157,17 @@ def plan(config: CoremlConfig) -> Job:
     precision = "plan" if config.plan is not None else config.precision or "fp16"
     if (precision == "mixed") != (config.budget_mib is not None):
         raise UsageError("--precision mixed and --budget-mib, the MiB for the U-Net's weights, go together")
+    if config.resolutions and not TARGETS[config.target].blocks:
+        raise UsageError(f"--resolutions are functions of one package, which ios18 reads and {config.target} does not")
+    if config.resolutions and config.chunk:
+        raise UsageError("--chunk and --resolutions do not go together; make a bundle for each size")
     checkpoint = Checkpoint.open(config.model)
     spec = pipeline_spec(checkpoint, steps=config.steps, guidance=config.guidance, sampler=config.sampler)
     chosen = schemes.read_plans(config.plan) if config.plan is not None else PRECISIONS[precision]
     plans = {name: schemes.evened(chosen[name]) if config.uniform else chosen[name] for name in config.components}
     schemes.require(plans, config.target)
+    for size in config.resolutions:
+        _latent(size, spec)
     prompts = []
     if precision == "mixed":
         prompts = calibration.read_prompts(config.calibration, config.calibration_prompts, "--precision mixed")
@@ -166,6 +178,15 @@ def plan(config: CoremlConfig) -> Job:
         for name, chosen in plans.items()
     }
     return Job(config, checkpoint, spec, precision, plans, prompts, predicted, sizes.estimate(checkpoint, predicted))
+
+
+def _latent(size: str, spec: PipelineSpec) -> tuple[int, int]:
+    """Height and width of the latents of a picture's size. Raises UsageError."""
+    factor = spec.image_size[0] // spec.latent[1]
+    parts = size.split("x")
+    if len(parts) != 2 or not all(part.isdigit() and int(part) and int(part) % (8 * factor) == 0 for part in parts):
+        raise UsageError(f"--resolutions {size}: must be HEIGHTxWIDTH, both multiples of {8 * factor}")
+    return int(parts[0]) // factor, int(parts[1]) // factor
 
 
 def _dry(job: Job) -> dict[str, Any]:

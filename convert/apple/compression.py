@@ -3,15 +3,17 @@
 coremltools writes the operators; the palettes are ours (`convert.apple.palettes`).
 """
 
+import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convert.apple.palettes import Histogram, Job, Table, fit, fit_all
+from convert.apple.palettes import Histogram, Job, Table, fit, fit_all, squared_error
 from convert.apple.schemes import SMALLEST, Linear, Palette, Plan, Scheme, Sparse, check_names
 from kdc_edge import machine
 
@@ -20,7 +22,7 @@ CAST = "_to_fp16"
 
 @dataclass(frozen=True)
 class Compressed:
-    """Tensors and numbers by scheme, seconds that the tables took, the weights' squared error over their square."""
+    """Tensors and numbers by scheme, seconds that tables took; squared error of palettes over the weights' square."""
 
     tensors: dict[str, int]
     numbers: dict[str, int]
@@ -41,8 +43,7 @@ class Weight:
 def compress(model: Any, plan: Plan, names: Mapping[str, str]) -> tuple[Any, Compressed]:
     """The program with small weights; `names` are the checkpoint's by what the program calls them."""
     weights = [weight for weight in constants(model, names) if weight.array.size > SMALLEST and weight.array.ndim > 1]
-    component = "the program"
-    check_names(plan, [weight.name for weight in weights], sorted({weight.operator for weight in weights}), component)
+    check_names(plan, [weight.name for weight in weights], sorted({weight.operator for weight in weights}))
     chosen = {weight.constant: _fitting(plan.of(weight.name, weight.operator), weight) for weight in weights}
     start = time.perf_counter()
     tables = Tables.of([(weight, chosen[weight.constant]) for weight in weights])
@@ -56,17 +57,27 @@ def compress(model: Any, plan: Plan, names: Mapping[str, str]) -> tuple[Any, Com
 
 def constants(model: Any, names: Mapping[str, str]) -> Iterator[Weight]:
     """Of the main function."""
-    for op in model._mil_program.functions["main"].operations:
+    for op in _program(model).functions["main"].operations:
         name = names.get(op.name.removesuffix(CAST)) if op.op_type == "const" else None
         if name is not None and op.outputs[0].child_ops:
             yield Weight(op.name, name, op.outputs[0].child_ops[0].op_type, op.outputs[0].val)
 
 
+def _program(model: Any) -> Any:
+    """The program behind a model that was converted, or read from a package."""
+    if model._mil_program is None:
+        from coremltools.converters.mil.frontend.milproto.load import load
+
+        spec = model.get_spec()
+        model._mil_program = load(spec, spec.specificationVersion, file_weights_dir=model.weights_dir)
+    return model._mil_program
+
+
 class Tables:
     """Palettes by the bytes of what they are for: a tensor, or a group of its channels."""
 
-    def __init__(self, found: dict[bytes, tuple[Histogram, Table]], bits: int | None, error: float = 0.0) -> None:
-        self._found, self._bits, self.error = found, bits, error
+    def __init__(self, found: dict[bytes, tuple[Histogram, Table]], error: float) -> None:
+        self._found, self.error = found, error
 
     @classmethod
     def of(cls, chosen: list[tuple[Weight, Scheme]]) -> "Tables":
@@ -81,9 +92,9 @@ class Tables:
                 keys.append(_key(part, scheme.palette))
                 jobs.append(Job(Histogram.of(part), scheme.palette, scheme.uniform))
         tables = fit_all(jobs, machine.cores())
-        error = sum(_error(job, table) for job, table in zip(jobs, tables, strict=True))
+        error = sum(squared_error(job, table) for job, table in zip(jobs, tables, strict=True))
         found = {key: (job.histogram, table) for key, job, table in zip(keys, jobs, tables, strict=True)}
-        return cls(found, None, error / energy if energy else 0.0)
+        return cls(found, error / energy if energy else 0.0)
 
     def function(self, scheme: Palette) -> Any:
         """What coremltools asks for a table and indices (size,)."""
@@ -100,15 +111,7 @@ class Tables:
         return look
 
 
-def _error(job: Job, table: Table) -> float:
-    from convert.apple.palettes import error
-
-    return error(job, table)
-
-
 def _key(part: NDArray[np.float16], bits: int) -> bytes:
-    import hashlib
-
     return hashlib.sha1(np.ascontiguousarray(part).data).digest() + bytes([bits])
 
 
@@ -122,6 +125,16 @@ def _fitting(scheme: Scheme, weight: Weight) -> Scheme:
         case Sparse(then=then) if then is not None:
             return replace(scheme, then=_fitting(then, weight))
     return scheme
+
+
+def together(parts: Sequence[Compressed]) -> Compressed:
+    """Of a program's halves."""
+    tensors, numbers = Counter[str](), Counter[str]()
+    for part in parts:
+        tensors.update(part.tensors)
+        numbers.update(part.numbers)
+    seconds, error = sum(part.table_seconds for part in parts), max(part.error for part in parts)
+    return Compressed(dict(tensors), dict(numbers), seconds, error)
 
 
 def _summary(weights: list[Weight], chosen: Mapping[str, Scheme], seconds: float, error: float) -> Compressed:
@@ -225,7 +238,7 @@ def _linear(scheme: Linear) -> Any:
 
 def _made_of(model: Any, constants: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The operators that restore these constants now, by the name that they are configured by."""
-    for op in model._mil_program.functions["main"].operations:
+    for op in _program(model).functions["main"].operations:
         if op.op_type.startswith("constexpr_"):
             base = next((n for n in constants if op.name.startswith(f"{n}_") or op.name == n), None)
             if base is not None:

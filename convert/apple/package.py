@@ -8,15 +8,17 @@ import contextlib
 import io
 import json
 import logging
+import tempfile
 import time
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convert.apple.chunks import DEFAULT, function_name, halves, joined
 from convert.apple.contract import PACKAGES
 from convert.apple.schemes import Plan
 from convert.apple.targets import TARGETS, TargetName
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 SPACE = uuid.UUID("b7a9f1a2-6f0e-5d57-9f43-3f3f0a7b3c11")  # names of a package's items become its identifiers
 PROGRAM = "Data/com.apple.CoreML/model.mlmodel"
+SIZED = ("unet", "vae_decoder")
 WAVES = ("sin", "cos")
 PROBES = 4  # calls that a tensor's sensitivity is measured on
 
@@ -59,6 +62,10 @@ class Settings:
     about: About
     batch: int = 1
     attention: str = "original"
+    chunk: bool = False
+    """The U-Net in two packages."""
+    resolutions: tuple[tuple[int, int], ...] = ()
+    """Heights and widths of latents that the U-Net and the decoder have a function for, beside their own."""
     islands: tuple[str, ...] = ()
     """Operators, by the output names that a conversion without islands gives them, that stay fp32."""
 
@@ -97,7 +104,7 @@ def package_component(
     calls: Calls | None = None,
 ) -> Packaged:
     """Writes `folder`/TITLE.mlpackage; with a budget, the plan is measured on `calls`."""
-    from convert.apple.compression import compress
+    from convert.apple.compression import compress, together
     from convert.apple.mixed import mixed_plan
     from convert.apple.networks import example, trace, wrap
     from kdc_edge.torch_ref.networks import load_network
@@ -113,18 +120,54 @@ def package_component(
     network = wrap(plain.model, component, settings.attention)
     del plain
     names = {mil_name(name): name for name, _ in network.model.named_parameters()}
-    traced = trace(network, example(ports))
-    del network
-    with quietly():
-        model = convert(traced, ports, settings)
-        del traced
-        model, compressed = compress(model, plan, names)
-        describe(model, component, settings.about)
-        path = folder / f"{PACKAGES[component].title}.mlpackage"
-        model.save(str(path))
-        tidy(path)
+    sizes = settings.resolutions if component in SIZED else ()
+    models = {}
+    with quietly(), tempfile.TemporaryDirectory() as workspace:
+        for size in (every := (None, *sizes)):
+            resized = ports if size is None else _resized(opened, component, settings.batch, size)
+            traced = trace(network, example(resized))
+            if size is every[-1]:
+                del network
+            models[DEFAULT if size is None else function_name(*size)] = convert(traced, resized, settings)
+            del traced
+        parts = _parts(models.pop(DEFAULT), component, settings.chunk, Path(workspace))
+        made = {title: compress(part, plan, names) for title, part in parts.items()}
+        for title, (part, _) in made.items():
+            others = {name: compress(model, plan, names)[0] for name, model in models.items()}
+            describe(part, component, settings.about)
+            save(part, others, folder / f"{title}.mlpackage")
     took = time.perf_counter() - start, peak_mib(), parameters, macs
-    return Packaged(*took, operators(path), (PACKAGES[component].title,), compressed, settings.islands, sensitivity)
+    kinds = Counter[str]()
+    for title in made:
+        kinds.update(operators(folder / f"{title}.mlpackage"))
+    summary = together([summary for _, summary in made.values()])
+    return Packaged(*took, dict(sorted(kinds.items())), tuple(made), summary, settings.islands, sensitivity)
+
+
+def save(model: Any, others: Mapping[str, Any], path: Path) -> None:
+    """One package, with a function for each of `others`, too."""
+    if others:
+        joined({DEFAULT: model, **others}, path)
+    else:
+        model.save(str(path))
+    tidy(path)
+
+
+def _parts(model: Any, component: str, chunk: bool, workspace: Path) -> dict[str, Any]:
+    package = PACKAGES[component]
+    if not chunk or not package.chunks:
+        return {package.title: model}
+    return dict(zip(package.chunks, halves(model, workspace), strict=True))
+
+
+def _resized(checkpoint: Checkpoint, component: str, batch: int, size: tuple[int, int]) -> Ports:
+    """The Swift side's ports for latents of another size."""
+    spec = pipeline_spec(checkpoint)
+    factor = spec.image_size[0] // spec.latent[1]
+    height, width = size
+    picture = {"image_height": factor * height, "image_width": factor * width}
+    sizes = {**axis_sizes(checkpoint, spec), "batch": batch, "height": height, "width": width, **picture}
+    return PACKAGES[component].ports.bind(sizes)
 
 
 def swift_ports(checkpoint: Checkpoint, component: str, batch: int) -> Ports:
@@ -160,10 +203,11 @@ def describe(model: Any, component: str, about: About) -> None:
     package = PACKAGES[component]
     model.author, model.license, model.version = about.author, about.licence, about.version
     model.short_description = package.summary
-    for port in package.ports.inputs:
-        model.input_description[port.name] = package.about[port.name]
-    for port in package.ports.outputs:
-        model.output_description[port.name] = package.about[port.name]
+    described = (model.input_description, package.ports.inputs), (model.output_description, package.ports.outputs)
+    for descriptions, ports in described:
+        for port in ports:
+            if port.name in descriptions:  # a half has not all of them
+                descriptions[port.name] = package.about[port.name]
 
 
 def tidy(path: Path) -> None:

@@ -79,8 +79,8 @@ def fit(job: Job) -> Table:
     return _uniform(job) if job.uniform else _kmeans(job)
 
 
-def error(job: Job, table: Table) -> float:
-    """Squared error, summed over the weights."""
+def squared_error(job: Job, table: Table) -> float:
+    """Summed over the weights."""
     off = job.histogram.values.astype(np.float64) - table.entries[table.places].astype(np.float64)
     return float(np.sum(job.histogram.counts * off**2))
 

@@ -14,7 +14,7 @@ Arithmetic is fp16 everywhere but in fp32. Embeddings are looked up, not multipl
 A plan is JSON: {"unet": {"default": {"palette": 6}, "names": {"conv_in*": null}, "ops": {"linear": {"linear": 8}}}}.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -212,11 +212,11 @@ def described(plan: Plan, precision: str) -> dict[str, Any] | None:
     return {"weights": weights, "compute": "float16"}
 
 
-def check_names(plan: Plan, names: list[str], operators: list[str], component: str) -> None:
+def check_names(plan: Plan, names: Sequence[str], operators: Sequence[str]) -> None:
     """Raises UsageError for a pattern that fits no weight, or an operator that reads none."""
     for pattern in plan.names:
         if not any(fnmatch(name, pattern) for name in names):
-            raise UsageError(f"{component}: no weight is named '{pattern}'; the first is {names[0]}")
+            raise UsageError(f"--plan: no weight that is worth a table is named '{pattern}'; the first is {names[0]}")
     for operator in plan.ops:
         if operator != "gather":
-            choose(operator, operators, f"operator of {component}")
+            choose(operator, operators, "operator of --plan that reads weights")
