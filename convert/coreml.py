@@ -19,8 +19,8 @@ import tyro
 
 from convert import calibration, provenance
 from convert.apple import layout, schemes, sizes
-from convert.apple.contract import RESOURCES
-from convert.apple.package import About, Budget, Packaged, Settings, package_component
+from convert.apple.chunks import function_name
+from convert.apple.package import SIZED, About, Budget, Packaged, Settings, package_component
 from convert.apple.schemes import PRECISIONS, Plan, Precision, floor_db
 from convert.apple.targets import TARGETS, TargetName
 from convert.apple.versions import require_tested
@@ -35,6 +35,7 @@ from kdc_edge.errors import UsageError
 from kdc_edge.files import replace_dir, replace_file, write_json
 from kdc_edge.manifest import FORMAT, Component, Manifest, PipelineSpec, Requires, bundle_id
 from kdc_edge.process import in_own_process
+from kdc_edge.runtimes.apple import RESOURCES
 from kdc_edge.spec import component_ports, pipeline_spec
 
 TOOLS = ("torch", "diffusers", "transformers", "coremltools", "numpy")
@@ -261,6 +262,7 @@ def _manifest(job: Job, packaged: Mapping[str, Packaged], folder: Path) -> Manif
             macs=done.macs,
             operators=done.operators,
             quantization=schemes.described(job.plans[name], job.precision),
+            options=_options(job, name),
         )
         for name, done in packaged.items()
     }
@@ -278,6 +280,16 @@ def _manifest(job: Job, packaged: Mapping[str, Packaged], folder: Path) -> Manif
         provenance=provenance.provenance(job.checkpoint, TOOLS),
         requires=Requires(runtime="Core ML", os=os),
     )
+
+
+def _options(job: Job, component: str) -> dict[str, Any]:
+    """How the package wants to be called, beside its ports."""
+    options: dict[str, Any] = {}
+    if component == "unet":
+        options = {"batch": job.config.batch, "attention": job.config.attention}
+    if component in SIZED and job.settings.resolutions:
+        options["functions"] = {function_name(*size): list(size) for size in job.settings.resolutions}
+    return options
 
 
 if __name__ == "__main__":

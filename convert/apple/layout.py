@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from convert.apple.contract import RESOURCES, VOCABULARY
+from kdc_edge.runtimes.apple import RESOURCES, VOCABULARY
 
 SCRIPT = "compile.sh"
 COMPILE = """\

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convert.apple.chunks import DEFAULT, function_name, halves, joined
-from convert.apple.contract import PACKAGES
 from convert.apple.schemes import Plan
 from convert.apple.targets import TARGETS, TargetName
 from convert.calibration import Calls
@@ -28,6 +27,7 @@ from kdc_edge.errors import GateError
 from kdc_edge.files import read_json
 from kdc_edge.ports import Ports, zeros
 from kdc_edge.process import peak_mib
+from kdc_edge.runtimes.apple import PACKAGES
 from kdc_edge.spec import axis_sizes, component_ports, pipeline_spec
 
 if TYPE_CHECKING:

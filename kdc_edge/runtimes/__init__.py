@@ -62,6 +62,7 @@ class Entry:
 RUNTIMES: dict[str, Entry] = {
     "ort": Entry("kdc_edge.runtimes.ort", ("onnx",)),
     "openvino": Entry("kdc_edge.runtimes.openvino", ("onnx",)),
+    "coreml": Entry("kdc_edge.runtimes.coreml", ("coreml",)),
     "fake": Entry("kdc_edge.runtimes.fake", ("onnx", "coreml", "tensorrt")),
 }
 
