@@ -144,6 +144,9 @@ def convert(config: CoremlConfig) -> dict[str, Any]:
     size = sum(entry.bytes for entry in manifest.files.values())
     result = {"output_dir": str(config.output_dir), "id": bundle_id(manifest), "bytes": size, **report}
     say(result)
+    for name, took in result["conversion"].items():
+        for line in took["advice"]:
+            print(f"{name:13} Neural Engine: {line['count']} × {line['says']} ({line['first']}, …)", file=sys.stderr)
     return result
 
 

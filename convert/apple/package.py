@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convert.apple.chunks import DEFAULT, function_name, halves, joined
+from convert.apple.lint import Advice, advice
 from convert.apple.schemes import Plan
 from convert.apple.targets import TARGETS, TargetName
 from convert.calibration import Calls
@@ -92,6 +93,8 @@ class Packaged:
     islands: tuple[str, ...] = ()
     sensitivity: "dict[str, Sensitivity]" = field(default_factory=dict)
     """Of a mixed plan, by weight."""
+    advice: tuple[Advice, ...] = ()
+    """About the Neural Engine."""
 
 
 def package_component(
@@ -141,7 +144,14 @@ def package_component(
     for title in made:
         kinds.update(operators(folder / f"{title}.mlpackage"))
     summary = together([summary for _, summary in made.values()])
-    return Packaged(*took, dict(sorted(kinds.items())), tuple(made), summary, settings.islands, sensitivity)
+    found = [
+        line
+        for title in made
+        for line in advice(folder / f"{title}.mlpackage", chunks=bool(PACKAGES[component].chunks))
+    ]
+    return Packaged(
+        *took, dict(sorted(kinds.items())), tuple(made), summary, settings.islands, sensitivity, tuple(found)
+    )
 
 
 def save(model: Any, others: Mapping[str, Any], path: Path) -> None:

@@ -1,5 +1,5 @@
-"""What Apple's Swift package `StableDiffusion` reads: a package for each component, names and axes of its arrays; and the way from
-this project's ports to them and back.
+"""What Apple's Swift package `StableDiffusion` reads: a package for each component, names and axes of its arrays; and the
+way from this project's ports to them and back.
 
 Source: github.com/apple/ml-stable-diffusion, swift/StableDiffusion/pipeline: ResourceURLs, TextEncoder, Unet, Decoder.
 Arrays are float32; those of a batch of 1 or 2 have it as a fixed axis.

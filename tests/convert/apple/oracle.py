@@ -1,4 +1,4 @@
-"""A small interpreter of Core ML programs for the converter's tests: weights as coremltools restores them, operators by torch in fp32.
+"""A small interpreter of Core ML programs for the converter's tests: weights as coremltools restores them, fp32 operators.
 
 `half=True` rounds what every fp16 operator gives to fp16. Only the operators of our networks; anything else is a KeyError.
 """
@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Values = Mapping[str, Any]
-TYPES = {"fp32": torch.float32, "fp16": torch.float32, "int32": torch.int32, "bool": torch.bool, "int16": torch.int32}
+INTEGERS = ("int32", "int16", "uint16", "int8", "uint8")
+TYPES = {"fp32": torch.float32, "fp16": torch.float32, "bool": torch.bool, **dict.fromkeys(INTEGERS, torch.int32)}
 
 
 class Program:
@@ -40,6 +41,8 @@ class Program:
         if op.op_type == "const":
             return
         if op.op_type.startswith("constexpr_"):
+            if all(child.op_type.startswith("constexpr_") for out in op.outputs for child in out.child_ops):
+                return  # restored together with what reads it
             if op.name not in self.weights:
                 self.weights[op.name] = torch.from_numpy(np.array(op.materialized_val_inference(), np.float32))
             env[op.outputs[0].name] = self.weights[op.name]
