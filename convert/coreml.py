@@ -168,6 +168,9 @@ def plan(config: CoremlConfig) -> Job:
     checkpoint = Checkpoint.open(config.model)
     spec = pipeline_spec(checkpoint, steps=config.steps, guidance=config.guidance, sampler=config.sampler)
     chosen = schemes.read_plans(config.plan) if config.plan is not None else PRECISIONS[precision]
+    if precision == "int8":
+        blocks = len(checkpoint.config("unet").get("block_out_channels", ()))
+        chosen = {**chosen, "unet": schemes.sparing(chosen["unet"], blocks)}
     plans = {name: schemes.evened(chosen[name]) if config.uniform else chosen[name] for name in config.components}
     schemes.require(plans, config.target)
     for size in config.resolutions:

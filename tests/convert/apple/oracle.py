@@ -44,7 +44,7 @@ class Program:
             if all(child.op_type.startswith("constexpr_") for out in op.outputs for child in out.child_ops):
                 return  # restored together with what reads it
             if op.name not in self.weights:
-                self.weights[op.name] = torch.from_numpy(np.array(op.materialized_val_inference(), np.float32))
+                self.weights[op.name] = torch.from_numpy(np.array(_restored(op), np.float32))
             env[op.outputs[0].name] = self.weights[op.name]
             return
         values = {name: _value(var, env) for name, var in op.inputs.items()}
@@ -52,6 +52,15 @@ class Program:
         for var, result in zip(op.outputs, out if isinstance(out, tuple | list) else (out,), strict=True):
             fp16 = self.half and "fp16" in str(_type(var))
             env[var.name] = result.half().float() if fp16 and result.is_floating_point() else result
+
+
+def _restored(op: Any) -> np.ndarray:
+    """A weight as coremltools gives it back; what it cannot, a table that is itself small, by looking up here."""
+    if op.op_type == "constexpr_lut_to_dense" and op.lut.val is None:
+        from coremltools.optimize._utils import lut_to_dense
+
+        return lut_to_dense(op.indices.val, op.lut.op.materialized_val_inference(), None)
+    return op.materialized_val_inference()
 
 
 def _type(var: Any) -> str:

@@ -7,8 +7,6 @@ import coremltools as ct
 import numpy as np
 import pytest
 import torch
-from conftest import ABOUT, PORTS, SETTINGS, Wrapped
-from oracle import Program
 
 from convert.apple import networks
 from convert.apple.attention import SplitEinsum
@@ -21,6 +19,8 @@ from kdc_edge.runtimes.apple import PACKAGES, call
 from kdc_edge.spec import component_ports, pipeline_spec
 from kdc_edge.torch_ref.networks import load_network
 from kdc_edge.torch_ref.runtime import open_runtime
+from tests.convert.apple.oracle import Program
+from tests.convert.apple.toy import ABOUT, PORTS, SETTINGS, Wrapped
 
 FLOAT32 = 65568  # FeatureTypes.proto, ArrayDataType
 
@@ -62,7 +62,7 @@ def test_an_fp16_package_has_the_timestep_exactly(timestep: int, packages: Path,
 
 
 def _type(op: object) -> str:
-    from oracle import _type as name
+    from tests.convert.apple.oracle import _type as name
 
     return name(op.outputs[0])
 
@@ -133,6 +133,9 @@ class Exotic(torch.nn.Module):
         return torch.linalg.cholesky(x)
 
 
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # coremltools leaves a folder to the collector
 def test_an_operator_that_coremltools_does_not_know_is_a_gate_error():
     traced = networks.trace(Exotic(), [torch.eye(3)])
     ports = replace(PORTS, inputs=(replace(PORTS.inputs[0], shape=(3, 3)),))
