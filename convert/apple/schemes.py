@@ -128,7 +128,7 @@ PRECISIONS: dict[Precision, dict[str, Plan]] = {
 
 
 def sparing(plan: Plan, blocks: int) -> Plan:
-    """A U-Net's plan that leaves its first and last convolution and the last of `blocks` in fp16: integers cost most there."""
+    """A U-Net's plan with its first and last convolution and the last of `blocks` in fp16: integers cost most there."""
     return replace(plan, names={"conv_in*": None, "conv_out*": None, f"up_blocks.{blocks - 1}.*": None, **plan.names})
 
 

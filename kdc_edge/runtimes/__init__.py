@@ -63,6 +63,7 @@ RUNTIMES: dict[str, Entry] = {
     "ort": Entry("kdc_edge.runtimes.ort", ("onnx",)),
     "openvino": Entry("kdc_edge.runtimes.openvino", ("onnx",)),
     "coreml": Entry("kdc_edge.runtimes.coreml", ("coreml",)),
+    "mil": Entry("kdc_edge.runtimes.mil", ("coreml",)),
     "fake": Entry("kdc_edge.runtimes.fake", ("onnx", "coreml", "tensorrt")),
 }
 

@@ -13,7 +13,7 @@ from convert.apple.package import quietly
 from convert.apple.schemes import EMBEDDINGS, Linear, Palette, Plan, Sparse, require
 from convert.parity import snr_db
 from kdc_edge.errors import UsageError
-from tests.convert.apple.oracle import Program
+from kdc_edge.torch_ref.programs import Program
 
 OLD = {
     Palette(8): 40, Palette(6): 28, Palette(4): 17, Palette(2): 6, Palette(4, uniform=True): 14, Linear(8): 36,

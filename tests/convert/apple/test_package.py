@@ -18,8 +18,8 @@ from kdc_edge.errors import GateError
 from kdc_edge.runtimes.apple import PACKAGES, call
 from kdc_edge.spec import component_ports, pipeline_spec
 from kdc_edge.torch_ref.networks import load_network
+from kdc_edge.torch_ref.programs import Program
 from kdc_edge.torch_ref.runtime import open_runtime
-from tests.convert.apple.oracle import Program
 from tests.convert.apple.toy import ABOUT, PORTS, SETTINGS, Wrapped
 
 FLOAT32 = 65568  # FeatureTypes.proto, ArrayDataType
@@ -62,7 +62,7 @@ def test_an_fp16_package_has_the_timestep_exactly(timestep: int, packages: Path,
 
 
 def _type(op: object) -> str:
-    from tests.convert.apple.oracle import _type as name
+    from kdc_edge.torch_ref.programs import type_of as name
 
     return name(op.outputs[0])
 

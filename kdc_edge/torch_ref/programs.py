@@ -1,6 +1,7 @@
-"""A small interpreter of Core ML programs for the converter's tests: weights as coremltools restores them, fp32 operators.
+"""A saved Core ML program, executed operator by operator with PyTorch: on any system, to check what was saved.
 
-`half=True` rounds what every fp16 operator gives to fp16. Only the operators of our networks; anything else is a KeyError.
+Weights are restored as coremltools restores them, arithmetic is fp32; `half=True` rounds what every fp16 operator gives. It
+shows that graph, weights and their decompression are right, not what the Neural Engine makes of them.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,46 +13,71 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdc_edge.errors import BundleError, MissingBackend
+
 Values = Mapping[str, Any]
+Watch = Callable[[Any, Tensor], None]
 INTEGERS = ("int32", "int16", "uint16", "int8", "uint8")
 TYPES = {"fp32": torch.float32, "fp16": torch.float32, "bool": torch.bool, **dict.fromkeys(INTEGERS, torch.int32)}
+AGAIN = "fetch or convert the bundle again"
 
 
 class Program:
-    """The default function of a saved package."""
+    """One function of a package; `watch` sees every operator and what it gives. Raises BundleError for a damaged package."""
 
-    def __init__(self, package: Path, half: bool = False, function: str = "main") -> None:
-        import coremltools as ct
-        from coremltools.converters.mil.frontend.milproto.load import load
-
-        model = ct.models.MLModel(str(package), skip_model_load=True)
-        spec = model.get_spec()
-        self.function = load(spec, spec.specificationVersion, file_weights_dir=model.weights_dir).functions[function]
-        self.half = half
+    def __init__(self, package: Path, half: bool = False, function: str = "main", watch: Watch | None = None) -> None:
+        self.path, self.half, self.watch = package, half, watch
+        self.function = _read(package, function)
         self.weights: dict[str, Tensor] = {}
 
     def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        env = {name: torch.from_numpy(np.asarray(array)) for name, array in inputs.items()}
+        """Named arrays in, named arrays out; inputs that the function does not have are left out."""
+        env: dict[str, Any] = {
+            n: torch.from_numpy(np.asarray(a)) for n, a in inputs.items() if n in self.function.inputs
+        }
         with torch.inference_mode():
             for op in self.function.operations:
-                self._run(op, env)
+                if op.op_type.startswith("constexpr_"):
+                    self._restore(op, env)
+                elif op.op_type != "const":
+                    self._run(op, env)
         return {var.name: env[var.name].numpy() for var in self.function.outputs}
 
+    def _restore(self, op: Any, env: dict[str, Any]) -> None:
+        if all(child.op_type.startswith("constexpr_") for out in op.outputs for child in out.child_ops):
+            return  # restored together with what reads it
+        if op.name not in self.weights:
+            self.weights[op.name] = torch.from_numpy(np.array(_restored(op), np.float32))
+        env[op.outputs[0].name] = self.weights[op.name]
+
     def _run(self, op: Any, env: dict[str, Any]) -> None:
-        if op.op_type == "const":
-            return
-        if op.op_type.startswith("constexpr_"):
-            if all(child.op_type.startswith("constexpr_") for out in op.outputs for child in out.child_ops):
-                return  # restored together with what reads it
-            if op.name not in self.weights:
-                self.weights[op.name] = torch.from_numpy(np.array(_restored(op), np.float32))
-            env[op.outputs[0].name] = self.weights[op.name]
-            return
-        values = {name: _value(var, env) for name, var in op.inputs.items()}
-        out = OPERATORS[op.op_type](values)
+        if op.op_type not in OPERATORS:
+            raise BundleError(
+                f"{self.path}: operator {op.op_type} at '{op.name}' is none of those that are executed here"
+            )
+        out = OPERATORS[op.op_type]({name: _value(var, env) for name, var in op.inputs.items()})
         for var, result in zip(op.outputs, out if isinstance(out, tuple | list) else (out,), strict=True):
-            fp16 = self.half and "fp16" in str(_type(var))
-            env[var.name] = result.half().float() if fp16 and result.is_floating_point() else result
+            if self.watch is not None:
+                self.watch(op, result)
+            rounded = self.half and result.is_floating_point() and type_of(var) == "fp16"
+            env[var.name] = result.half().float() if rounded else result
+
+
+def _read(package: Path, function: str) -> Any:
+    try:
+        import coremltools as ct
+        from coremltools.converters.mil.frontend.milproto.load import load
+    except ImportError:
+        raise MissingBackend("coremltools is not installed; pip install 'kdc-edge[coreml]'") from None
+    if not package.is_dir():
+        raise BundleError(f"{package}: no such package; {AGAIN}")
+    try:
+        model = ct.models.MLModel(str(package), skip_model_load=True)
+        spec = model.get_spec()
+        program = load(spec, spec.specificationVersion, file_weights_dir=model.weights_dir or "")
+    except Exception as error:  # protobuf, the weight file's reader and the library raise nothing narrower
+        raise BundleError(f"{package}: not readable as a Core ML package ({error}); {AGAIN}") from error
+    return program.functions[function]
 
 
 def _restored(op: Any) -> np.ndarray:
@@ -63,7 +89,8 @@ def _restored(op: Any) -> np.ndarray:
     return op.materialized_val_inference()
 
 
-def _type(var: Any) -> str:
+def type_of(var: Any) -> str:
+    """fp32, fp16, int32, …"""
     from coremltools.converters.mil.mil.types import builtin_to_string
 
     return builtin_to_string(var.dtype)
@@ -102,7 +129,7 @@ def _matmul(v: Values) -> Tensor:
 
 def _slice(v: Values) -> Tensor:
     x = v["x"]
-    parts = []
+    parts: list[int | slice] = []
     begin, end = _ints(v["begin"]), _ints(v["end"])
     for i in range(x.ndim):
         if v.get("squeeze_mask") is not None and _ints(v["squeeze_mask"])[i]:
