@@ -47,7 +47,7 @@ class GenerateConfig:
     negative: str = ""
     """What to steer away from."""
     runtime: str = "ort"
-    """ort or openvino; or fake: noise, without a network."""
+    """ort, openvino, coreml, mil (Core ML bundles without Core ML, slowly); or fake: noise, without a network."""
     provider: str | None = None
     """Of the runtime: cpu, cuda, tensorrt, coreml, openvino, ..."""
     threads: int | None = None
