@@ -83,14 +83,19 @@ def pipeline_spec(
 
 def component_ports(checkpoint: Checkpoint, spec: PipelineSpec) -> dict[str, Ports]:
     """The port table with every size but the batch."""
-    sizes = {
+    sizes = axis_sizes(checkpoint, spec)
+    return {name: ports.bind(sizes) for name, ports in COMPONENTS.items()}
+
+
+def axis_sizes(checkpoint: Checkpoint, spec: PipelineSpec) -> dict[str, int]:
+    """Sizes by axis name, of all axes but the batch."""
+    return {
         "tokens": spec.tokens,
         "text_width": checkpoint.config("text_encoder")["hidden_size"],
         "colours": 3,
         **dict(zip(("channels", "height", "width"), spec.latent, strict=True)),
         **dict(zip(("image_height", "image_width"), spec.image_size, strict=True)),
     }
-    return {name: ports.bind(sizes) for name, ports in COMPONENTS.items()}
 
 
 def _latent(checkpoint: Checkpoint, unet: dict[str, Any], vae: dict[str, Any]) -> list[int]:
