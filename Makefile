@@ -58,7 +58,13 @@ lint: $(STAMP)
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: $(STAMP)
+# optimum has an environment of its own: it cannot share one with transformers 5.
+.venv-optimum/.installed: pyproject.toml constraints-optimum.txt
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install -q --disable-pip-version-check -c constraints-optimum.txt torch -e '.[optimum]'
+	@touch $@
+
+test-slow: $(STAMP) .venv-optimum/.installed
 	$(BIN)/python -m pytest -m slow
 
 quality: $(STAMP)

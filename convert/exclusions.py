@@ -2,7 +2,8 @@
 
 Each layer alone gets 8-bit activations, in and out, of the ranges that calibration met, and weights as int8 has them. Layers
 return to fp32 in the order of error removed for a multiplication, until what is left, measured together, is below what is
-allowed on every probe.
+allowed on every probe; or, where a call may take so long and no longer, in the order of error removed for a millisecond,
+while there is time.
 """
 
 # L layers, P probes
@@ -15,9 +16,11 @@ import numpy as np
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from convert.latency import savings
 from convert.rounding import Grid, nearest
 from convert.schemes import excluded
 from convert.weights import Feed, Feeds, operator, run, weighted
+from kdc_edge.errors import UsageError
 
 WEIGHT_BITS = 7  # used of 8, see convert.integers
 MARGIN_DB = 5.0  # above the floor: other calls than the probes are worse
@@ -25,9 +28,10 @@ MARGIN_DB = 5.0  # above the floor: other calls than the probes are worse
 
 @dataclass
 class Range:
-    """Least and greatest value of what goes into a layer and comes out, and its multiplications in one call."""
+    """Least and greatest value of what goes into a layer and comes out; of a call, input shape and multiplications."""
 
     ends: dict[str, tuple[float, float]] = field(default_factory=dict)
+    shape: tuple[int, ...] = ()
     macs: int = 0
 
     def meet(self, where: str, x: Tensor) -> None:
@@ -42,33 +46,54 @@ class Range:
         return ((x / step).round() + zero).clamp(0, 255).sub(zero) * step
 
 
-def spared(
-    network: nn.Module, feeds: Feeds, probes: Sequence[Feed], floor: float, leave: Sequence[str] = ()
-) -> list[str]:
-    """Names of weights to leave in fp32, so that the output stays `floor` dB and a margin above its error.
+class Sensitivity:
+    """A network's layers, what they met, and what int8 does to its output.
 
     Probes that are not among the feeds, and so may pass the ranges, as calls on a device will, tell the most. `leave` are
-    patterns of those that stay in fp32 anyway.
+    patterns of layers that stay in fp32 anyway.
     """
-    layers = {n: m for n, m in weighted(network).items() if operator(m) != "Gather"}
-    layers = {n: m for n, m in layers.items() if not excluded(n, operator(m), leave)}
-    ranges = _ranges(network, layers, feeds)
-    reference = [run(network, probe) for probe in probes]
 
-    def errors(names: Iterable[str]) -> np.ndarray:
+    def __init__(self, network: nn.Module, feeds: Feeds, probes: Sequence[Feed], leave: Sequence[str] = ()) -> None:
+        self.network, self.probes = network, probes
+        layers = {n: m for n, m in weighted(network).items() if operator(m) != "Gather"}
+        self.layers = {n: m for n, m in layers.items() if not excluded(n, operator(m), leave)}
+        self.ranges = _ranges(network, self.layers, feeds)
+        self.reference = [run(network, probe) for probe in probes]
+
+    def errors(self, names: Iterable[str]) -> np.ndarray:
         """(P,) squared error of the output over its square, with these in int8."""
-        with _in_int8([(layers[name], ranges[name]) for name in names]):
-            found = [run(network, probe) for probe in probes]
-        return np.array([(y - r).square().sum() / r.square().sum() for y, r in zip(found, reference, strict=True)])
+        with _in_int8([(self.layers[name], self.ranges[name]) for name in names]):
+            found = [run(self.network, probe) for probe in self.probes]
+        return np.array([(y - r).square().sum() / r.square().sum() for y, r in zip(found, self.reference, strict=True)])
 
-    alone = np.array([errors([name]) for name in layers])
-    macs = np.array([ranges[name].macs for name in layers])
-    names, wanted = list(layers), 10 ** (-(floor + MARGIN_DB) / 10)
+    def alone(self) -> np.ndarray:
+        """(L, P) those of every layer by itself."""
+        return np.array([self.errors([name]) for name in self.layers])
+
+
+def spared(found: Sensitivity, floor: float) -> list[str]:
+    """Names of weights to leave in fp32, so that the output stays `floor` dB and a margin above its error."""
+    alone, macs = found.alone(), np.array([found.ranges[name].macs for name in found.layers])
+    names, wanted = list(found.layers), 10 ** (-(floor + MARGIN_DB) / 10)
     allowed, out = wanted, choose(alone, macs, wanted)
-    while len(out) < len(names) and (together := errors(np.delete(names, out)).max()) > wanted:
+    while len(out) < len(names) and (together := found.errors(np.delete(names, out)).max()) > wanted:
         allowed *= 0.9 * wanted / together  # together they are more than their sum
         out = choose(alone, macs, allowed)
     return [names[number] for number in out]
+
+
+def afforded(found: Sensitivity, call_ms: float, budget_ms: float) -> list[str]:
+    """Names of weights to leave in fp32, so that a call that takes `call_ms` without int8 takes `budget_ms`, about.
+
+    Raises UsageError where int8 throughout takes longer.
+    """
+    saved = savings(found.layers, {name: met.shape for name, met in found.ranges.items()})
+    ms = np.array([saved[name].ms for name in found.layers])
+    least = call_ms - ms[ms > 0].sum()
+    if least > budget_ms:
+        raise UsageError(f"--budget-ms is {budget_ms:g}; with int8 throughout a call takes about {least:.2f} ms here")
+    out = afford(found.alone(), ms, budget_ms - least)
+    return [name for number, name in enumerate(found.layers) if number in out]
 
 
 def choose(errors: np.ndarray, macs: np.ndarray, allowed: float) -> list[int]:
@@ -81,6 +106,16 @@ def choose(errors: np.ndarray, macs: np.ndarray, allowed: float) -> list[int]:
     return out
 
 
+def afford(errors: np.ndarray, ms: np.ndarray, left: float) -> set[int]:
+    """Layers for whose saved `ms` (L,) there is room in `left`, most of `errors` (L, P) for a millisecond first."""
+    out = set(np.flatnonzero(ms <= 0).tolist())  # int8 makes them slower
+    for number in np.argsort(-errors.sum(1) / np.maximum(ms, 1e-9)).tolist():
+        if number not in out and ms[number] <= left:
+            out.add(number)
+            left -= ms[number]
+    return out
+
+
 def _ranges(network: nn.Module, layers: Mapping[str, nn.Module], feeds: Feeds) -> dict[str, Range]:
     ranges = {name: Range() for name in layers}
 
@@ -88,6 +123,7 @@ def _ranges(network: nn.Module, layers: Mapping[str, nn.Module], feeds: Feeds) -
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             met.meet("in", inputs[0])
             met.meet("out", output)
+            met.shape = tuple(inputs[0].shape)
             met.macs = output.numel() * layer.weight[0].numel()
 
         return hook

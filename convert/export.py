@@ -69,8 +69,6 @@ def export_component(
     ports = component_ports(opened, pipeline_spec(opened))[component]
     network = load_network(opened, component)
     plan = _plan(network, scheme, calls, leave) if isinstance(scheme, Weights | Mixed) else {}
-    if isinstance(scheme, Static):
-        leave = [*leave, *_spared(network, scheme, calls, leave)]
     model = _trace(network, ports, _tensors(ports, batch=2))
     rewrite(model, fused)
     weights = _name_weights(model.graph, network)
@@ -79,6 +77,8 @@ def export_component(
     if isinstance(scheme, Weights | Mixed):
         store(model, weights, plan)
     _save(model, folder / MODEL)
+    if isinstance(scheme, Static) and scheme.spare:
+        leave = [*leave, *_spared(network, scheme, calls, leave, folder / MODEL)]
     if isinstance(scheme, Static | Dynamic):
         quantise(folder / MODEL, scheme, calls, leave)
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -95,13 +95,19 @@ def _plan(network: "torch.nn.Module", scheme: Weights | Mixed, calls: Calls | No
     return plan(network, scheme, () if calls is None else calls, leave)
 
 
-def _spared(network: "torch.nn.Module", scheme: Static, calls: Calls, leave: Names) -> list[str]:
+def _spared(network: "torch.nn.Module", scheme: Static, calls: Calls, leave: Names, fp32: Path) -> list[str]:
     """Patterns: a shortcut's weight is split, and its parts are named after it."""
-    from convert.exclusions import spared
+    from convert.exclusions import Sensitivity, afforded, spared
+    from convert.latency import call_ms
 
     count = 2 * PROBES
     feeds = calls.others(count) if len(calls) > 2 * count else calls
-    return [f"{name}*" for name in spared(network, feeds, calls.some(count), floor_db(scheme), leave)]
+    found = Sensitivity(network, feeds, calls.some(count), leave)
+    if scheme.budget_ms is None:
+        names = spared(found, floor_db(scheme))
+    else:
+        names = afforded(found, call_ms(fp32, *calls.some(1)), scheme.budget_ms)
+    return [f"{name}*" for name in names]
 
 
 def _tensors(ports: Ports, batch: int) -> dict[str, "torch.Tensor"]:

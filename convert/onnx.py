@@ -31,6 +31,7 @@ from convert.schemes import (
     Mixed,
     Precision,
     Scheme,
+    Static,
     calibrated,
     described,
     floor_db,
@@ -70,8 +71,12 @@ class OnnxConfig:
     """Prompts of it that are drawn."""
     exclude: tuple[str, ...] = ()
     """Weights by name (patterns) or operators (Conv, MatMul, Gather) left at fp16, or, where int8 multiplies, at fp32."""
+    spare: bool = True
+    """With int8, find and leave at fp32 what cannot bear it: every layer is measured alone, hours for a large U-Net."""
     budget_mib: float | None = None
     """MiB for the U-Net's weights, with --precision mixed."""
+    budget_ms: float | None = None
+    """Milliseconds for a call of the U-Net on this machine, with int8: layers stay at fp32 as far as there is time."""
     components: tuple[ComponentName, ...] = ("text_encoder", "unet", "vae_decoder")
     """Components to convert; a bundle without all three makes no pictures."""
     sampler: Literal["euler", "ddim", "dpmpp_2m", "pndm", "lcm"] | None = None
@@ -134,14 +139,24 @@ def plan(config: OnnxConfig) -> Job:
     spec = pipeline_spec(checkpoint, steps=config.steps, guidance=config.guidance, sampler=config.sampler)
     if (config.precision == "mixed") != (config.budget_mib is not None):
         raise UsageError("--precision mixed and --budget-mib, the MiB for the U-Net's weights, go together")
-    schemes = {name: PRECISIONS[config.precision][name] for name in config.components}
-    if config.budget_mib is not None and "unet" in schemes:
-        schemes["unet"] = Mixed(config.budget_mib)
+    if config.budget_ms is not None and (config.precision != "int8" or not config.spare):
+        raise UsageError("--budget-ms is for --precision int8, without --no-spare")
+    schemes = {name: _scheme(config, name) for name in config.components}
     prompts = []
     if any(calibrated(scheme) for scheme in schemes.values()):
         what = f"--precision {config.precision}"
         prompts = calibration.read_prompts(config.calibration, config.calibration_prompts, what)
     return Job(config, checkpoint, spec, schemes, prompts, estimate(checkpoint, schemes))
+
+
+def _scheme(config: OnnxConfig, component: str) -> Scheme:
+    match PRECISIONS[config.precision][component]:
+        case Static():
+            return Static(config.spare, config.budget_ms)
+        case Mixed():
+            return Mixed(config.budget_mib)
+        case scheme:
+            return scheme
 
 
 def _build(job: Job, folder: Path) -> tuple[Manifest, dict[str, Any]]:

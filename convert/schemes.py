@@ -46,6 +46,11 @@ class Dynamic:
 class Static:
     """Convolutions and matrix products in int8 with weights per channel, activations scaled by what calibration met."""
 
+    spare: bool = True
+    """Leave layers in fp32 that suffer, by measurement."""
+    budget_ms: float | None = None
+    """Leave as many as a call has time for, on the machine that converts."""
+
 
 Scheme = Weights | Mixed | Dynamic | Static | None
 PRECISIONS: dict[str, dict[str, Scheme]] = {

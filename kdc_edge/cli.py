@@ -47,7 +47,7 @@ class GenerateConfig:
     negative: str = ""
     """What to steer away from."""
     runtime: str = "ort"
-    """ort, openvino, coreml, mil (Core ML bundles without Core ML, slowly); or fake: noise, without a network."""
+    """ort, openvino; auto: the faster here, measured once; coreml; mil: a Core ML bundle without Core ML; fake: noise."""
     provider: str | None = None
     """Of the runtime: cpu, cuda, tensorrt, coreml, openvino, ..."""
     threads: int | None = None
@@ -91,6 +91,8 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
         print(f"{path}  {image.width}×{image.height}", file=sys.stderr)
     for image in images:
         check_picture(image)
+    if pipe.choice is not None:
+        print(pipe.choice, file=sys.stderr)
     for name, seconds in pipe.timings.totals().items():
         print(f"{name:14}{seconds:8.3f} s in {len(pipe.timings.calls[name])} calls", file=sys.stderr)
     pictures = [

@@ -25,7 +25,8 @@ from kdc_edge.errors import BundleError, UsageError, choose
 from kdc_edge.images import to_image
 from kdc_edge.manifest import PipelineSpec
 from kdc_edge.noise import SEEDS, gaussian
-from kdc_edge.runtimes import Options, Runtime, open_all
+from kdc_edge.runtimes import AUTO, Options, Runtime, open_all
+from kdc_edge.runtimes.fastest import Choice, fastest
 from kdc_edge.samplers import SAMPLERS, Denoise, Step
 from kdc_edge.schedule import Schedule
 from kdc_edge.timing import SYSTEM
@@ -70,7 +71,10 @@ class Frame:
 
 
 class Pipeline:
-    """The components of one model, loaded; `id` is its bundle's. `timings` collects as it is used."""
+    """The components of one model, loaded; `id` is its bundle's. `timings` collects as it is used.
+
+    `choice` says why this runtime, where the choice was left to it.
+    """
 
     def __init__(
         self, spec: PipelineSpec, tokenizer: Tokenizer, components: Mapping[str, Runtime], id: str | None = None
@@ -78,19 +82,27 @@ class Pipeline:
         self.spec, self.tokenizer, self.components, self.id = spec, tokenizer, components, id
         self.schedule = Schedule.of(spec.betas)
         self.timings = Timings()
+        self.choice: Choice | None = None
 
     @classmethod
     def open(
         cls, path: Path | str | Bundle | None = None, runtime: str = "ort", options: Options | None = None
     ) -> "Pipeline":
-        """Verify a bundle and load its components; None is the default bundle that comes with this package."""
+        """Verify a bundle and load its components; None is the default bundle that comes with this package.
+
+        `runtime` auto is the fastest one here: measured when a bundle is first opened so, remembered afterwards.
+        """
         start = SYSTEM.wall()
         bundle = path if isinstance(path, Bundle) else Bundle.open(_default() if path is None else path)
+        verified = SYSTEM.wall() - start
+        choice = fastest(bundle, options or Options()) if runtime == AUTO else None
+        start = SYSTEM.wall()
         spec = bundle.manifest.pipeline
         tokenizer = Tokenizer.open(bundle.path / "tokenizer", spec.tokens)
-        components = open_all(bundle, COMPONENTS, runtime, options)
+        components = open_all(bundle, COMPONENTS, runtime if choice is None else choice.runtime, options)
         pipeline = cls(spec, tokenizer, components, bundle.id)
-        pipeline.timings.load = SYSTEM.wall() - start
+        pipeline.choice = choice
+        pipeline.timings.load = verified + SYSTEM.wall() - start
         return pipeline
 
     def close(self) -> None:

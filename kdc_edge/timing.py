@@ -10,7 +10,7 @@ where a process puts its buffers decides a per cent or two. Who ran what on whic
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -99,7 +99,7 @@ def measure(
     fn: Call, *, warmup: int = 1, samples: int = 10, budget_s: float | None = None, clocks: Clocks = SYSTEM
 ) -> Samples:
     """Times `fn` up to `samples` times after `warmup` untimed calls; past `budget_s` wall seconds it stops early."""
-    (taken,) = _take((fn,), warmup, samples, budget_s, clocks)
+    (taken,) = turns((fn,), warmup, samples, budget_s, clocks)
     return taken
 
 
@@ -119,9 +119,28 @@ def compare(
 
     `compare(a, a, …)` is the A/A run that says how much of a ratio is the machine's own noise.
     """
-    taken_a, taken_b = _take((a, b), warmup, samples, budget_s, clocks)
+    taken_a, taken_b = turns((a, b), warmup, samples, budget_s, clocks)
     ratio, low, high = ratio_interval(taken_a.of(clock), taken_b.of(clock), seed=seed, confidence=confidence)
     return Comparison(taken_a, taken_b, clock, ratio, low, high, confidence, seed)
+
+
+def turns(
+    calls: Sequence[Call], warmup: int, samples: int, budget_s: float | None = None, clocks: Clocks = SYSTEM
+) -> tuple[Samples, ...]:
+    """Rounds of every call once, every other round in reverse, until `samples` rounds or the budget is spent."""
+    if samples < 1 or warmup < 0:
+        raise UsageError(f"samples must be at least 1 and warmup at least 0, not {samples} and {warmup}")
+    for fn in calls:
+        for _ in range(warmup):
+            fn()
+    taken: tuple[list[tuple[float, float]], ...] = tuple([] for _ in calls)
+    start = clocks.wall()
+    for i in range(samples):
+        if budget_s is not None and i >= MIN_SAMPLES and clocks.wall() - start > budget_s:
+            break
+        for j in range(len(calls)) if i % 2 == 0 else reversed(range(len(calls))):
+            taken[j].append(_once(calls[j], clocks))
+    return tuple(_samples(pairs, warmup) for pairs in taken)
 
 
 def ratio_interval(
@@ -225,25 +244,6 @@ def _bootstrap(
     tail = (1 - confidence) / 2
     low, high = np.quantile(statistic(logs[picks], axis=1), [tail, 1 - tail])
     return math.exp(statistic(logs)), math.exp(low), math.exp(high)
-
-
-def _take(
-    calls: tuple[Call, ...], warmup: int, samples: int, budget_s: float | None, clocks: Clocks
-) -> tuple[Samples, ...]:
-    """Rounds of every call once, every other round in reverse, until `samples` rounds or the budget is spent."""
-    if samples < 1 or warmup < 0:
-        raise UsageError(f"samples must be at least 1 and warmup at least 0, not {samples} and {warmup}")
-    for fn in calls:
-        for _ in range(warmup):
-            fn()
-    taken: tuple[list[tuple[float, float]], ...] = tuple([] for _ in calls)
-    start = clocks.wall()
-    for i in range(samples):
-        if budget_s is not None and i >= MIN_SAMPLES and clocks.wall() - start > budget_s:
-            break
-        for j in range(len(calls)) if i % 2 == 0 else reversed(range(len(calls))):
-            taken[j].append(_once(calls[j], clocks))
-    return tuple(_samples(pairs, warmup) for pairs in taken)
 
 
 def _once(fn: Call, clocks: Clocks) -> tuple[float, float]:

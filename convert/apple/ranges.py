@@ -3,7 +3,8 @@
 A decomposed GroupNorm squares what is left of its mean, which fp16 ends at 256; attention's products are next.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from kdc_edge.ports import Ports
 from kdc_edge.runtimes.apple import call
-from kdc_edge.torch_ref.programs import Program, type_of
+from kdc_edge.torch_ref.mil.program import Program, Ref
 
 LARGEST = 65504.0
 MARGIN = 2.0  # other pictures go further
@@ -33,25 +34,36 @@ def overflows(
     package: Path, component: str, ports: Ports, batch: int, feeds: Iterable[Mapping[str, np.ndarray]]
 ) -> Overflow:
     """Executes a package in fp32 on calls of this project's `ports`."""
+    program = Program.open(package)
     most: dict[str, float] = {}
 
-    def watch(op: Any, out: Tensor) -> None:
-        if out.is_floating_point() and type_of(op.outputs[0]) == "fp16":
-            name = op.outputs[0].name
-            seen = float(out.abs().max()) if out.numel() else 0.0
-            most[name] = max(most.get(name, 0.0), seen if seen == seen else float("inf"))
+    def predict(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        found = {}
+        for step, outputs in program.walk(arrays, exact=True):
+            for name, kind, out in zip(step.outputs, step.types, outputs, strict=True):
+                if kind == "fp16":
+                    most[name] = max(most.get(name, 0.0), _most(out))
+                if name in program.outputs:
+                    found[name] = out.numpy().copy()
+        return found
 
-    program = Program(package, watch=watch)
     for feed in feeds:
-        call(component, ports, batch, lambda arrays: program(**arrays), feed)
+        call(component, ports, batch, predict, feed)
     beyond = {name for name, seen in most.items() if seen * MARGIN > LARGEST}
-    ops = [op for op in program.function.operations if op.outputs and type_of(op.outputs[0]) == "fp16"]
-    found = [op for op in ops if _touches(op, beyond)]
+    touched = [step for step in program.steps if "fp16" in step.types and beyond & {*step.outputs, *_read(step.inputs)}]
     at = max(most, key=lambda name: most[name], default="")
-    return Overflow(most.get(at, 0.0), at, tuple(op.outputs[0].name.removesuffix(CAST) for op in found))
+    return Overflow(most.get(at, 0.0), at, tuple(step.outputs[0].removesuffix(CAST) for step in touched))
 
 
-def _touches(op: Any, beyond: set[str]) -> bool:
-    """Whether it gives or takes a number that is too large."""
-    taken = (part for var in op.inputs.values() for part in (var if isinstance(var, list | tuple) else (var,)))
-    return op.outputs[0].name in beyond or any(part.name in beyond for part in taken)
+def _most(out: Tensor) -> float:
+    """Infinite where it is not a number."""
+    seen = float(out.abs().max()) if out.numel() else 0.0
+    return seen if seen == seen else math.inf
+
+
+def _read(inputs: Mapping[str, Any]) -> Iterator[str]:
+    """Names of the values that an operator takes."""
+    for value in inputs.values():
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, Ref):
+                yield part.name

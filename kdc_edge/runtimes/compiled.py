@@ -5,11 +5,19 @@ another folder is used. It can be deleted at any time.
 """
 
 import hashlib
+import os
+import sys
 from pathlib import Path
 
 from kdc_edge import machine, schema
 from kdc_edge.bundle import Bundle
 from kdc_edge.errors import UsageError
+
+
+def home() -> Path:
+    """Where it is kept unless a folder is named: the user's cache, by the system's custom."""
+    custom = "~/Library/Caches" if sys.platform == "darwin" else os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(custom).expanduser() / "kdc-edge"
 
 
 def folder(cache: Path, bundle: Bundle, component: str, *toolchain: str) -> Path:

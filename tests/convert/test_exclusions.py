@@ -1,13 +1,15 @@
 """What int8 spares: the arithmetic of the choice, and layers that suffer."""
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from convert.calibration import Calls
-from convert.exclusions import Range, choose, spared
+from convert.exclusions import Range, Sensitivity, afford, afforded, choose, spared
 from convert.weights import run
 from kdc_edge.checkpoint import Checkpoint
+from kdc_edge.errors import UsageError
 from kdc_edge.torch_ref.networks import load_network
 
 
@@ -28,6 +30,15 @@ def test_the_choice_removes_most_error_for_a_multiplication_until_every_probe_is
     assert sorted(choose(errors, np.ones(4), 0.05)) == [0, 1, 2, 3]
 
 
+def test_time_buys_back_what_removes_most_error_for_a_millisecond():
+    errors = np.array([[4.0, 0.0], [4.0, 4.0], [1.0, 1.0], [0.1, 0.1]])
+    ms = np.array([2.0, 2.0, 0.1, -0.5])  # int8 makes the last one slower
+    assert afford(errors, ms, 0.0) == {3}
+    assert afford(errors, ms, 2.0) == {2, 3}
+    assert afford(errors, ms, 2.2) == {1, 2, 3}
+    assert afford(errors, ms, 5.0) == {0, 1, 2, 3}
+
+
 def test_a_layer_that_meets_outliers_is_spared():
     torch.manual_seed(0)
     network = nn.Module()
@@ -37,14 +48,26 @@ def test_a_layer_that_meets_outliers_is_spared():
     feeds = [{"x": np.random.RandomState(i).standard_normal((16, 8)).astype(np.float32)} for i in range(8)]
     for feed in feeds:
         feed["x"][:, 0] *= 500
-    assert spared(network, feeds, feeds[:2], floor=20) == ["0.weight"]
-    assert spared(network, feeds, feeds[:2], floor=20, leave=["0.weight"]) == []
+    assert spared(Sensitivity(network, feeds, feeds[:2]), floor=20) == ["0.weight"]
+    assert spared(Sensitivity(network, feeds, feeds[:2], leave=["0.weight"]), floor=20) == []
 
 
 def test_more_is_spared_for_a_higher_floor_and_weights_come_back(tiny_checkpoint, calls):
     network = load_network(Checkpoint.open(tiny_checkpoint), "unet")
     feeds = Calls(calls / "unet").some(4)
     before = run(network, feeds[0])
-    counts = [len(spared(network, feeds, feeds[:2], floor)) for floor in (0.0, 25.0, 60.0)]
+    found = Sensitivity(network, feeds, feeds[:2])
+    counts = [len(spared(found, floor)) for floor in (0.0, 25.0, 60.0)]
     assert counts[0] < counts[1] <= counts[2]
     assert torch.equal(run(network, feeds[0]), before)
+
+
+def test_within_a_budget_of_time(tiny_checkpoint, calls):
+    """A network of microseconds: how many layers return is the machine's to say, not that more time returns more."""
+    network = load_network(Checkpoint.open(tiny_checkpoint), "unet")
+    found = Sensitivity(network, Calls(calls / "unet"), Calls(calls / "unet").some(2))
+    assert len(afforded(found, call_ms=100, budget_ms=100)) == len(found.layers)
+    with pytest.raises(
+        UsageError, match=r"--budget-ms is 1; with int8 throughout a call takes about \d+\.\d\d ms here"
+    ):
+        afforded(found, call_ms=100, budget_ms=1)

@@ -1,5 +1,6 @@
 """The export of one component, in this process."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -8,9 +9,12 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from convert import export, rewrites
+from convert.schemes import Dynamic, Scheme, Weights
 from kdc_edge.checkpoint import Checkpoint
+from kdc_edge.ports import COMPONENTS
 from kdc_edge.torch_ref.runtime import open_runtime
 
 
@@ -32,12 +36,68 @@ def test_large_weights_lie_beside_the_graph_and_a_second_export_has_the_same_byt
 
 
 @pytest.fixture(scope="module")
+def updated(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint after some more training: every weight is another."""
+    folder = tmp_path_factory.mktemp("updated") / "checkpoint"
+    shutil.copytree(tiny_checkpoint, folder)
+    for path in folder.rglob("*.safetensors"):
+        weights = load_file(path)
+        for number, name in enumerate(weights):
+            noise = np.random.RandomState(number).standard_normal(weights[name].shape)
+            weights[name] += (0.02 * noise).astype(weights[name].dtype)
+        save_file(weights, path, {"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="module")
 def unets(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
     """The U-Net, with attention in standard operators (False) and fused (True)."""
     folders = {fused: tmp_path_factory.mktemp(f"fused-{fused}") for fused in (False, True)}
     for fused, folder in folders.items():
         export.export_component(tiny_checkpoint, "unet", folder, fused=fused)
     return folders
+
+
+def test_an_update_changes_weights_and_neither_graph_nor_names(
+    unets: dict[bool, Path], tiny_checkpoint: Path, updated: Path, tmp_path: Path
+):
+    """So that a device may take new weights into what it compiled from the old ones."""
+    export.export_component(updated, "unet", tmp_path)
+    assert_same_but_weights(unets[False] / export.MODEL, tmp_path / export.MODEL)
+    folders = [tmp_path / "before", tmp_path / "after"]
+    for checkpoint, folder in zip((tiny_checkpoint, updated), folders, strict=True):
+        folder.mkdir()
+        export.export_component(checkpoint, "text_encoder", folder, Dynamic())
+    assert_same_but_weights(*(folder / export.MODEL for folder in folders))
+
+
+SHIPPED = Path(__file__).parents[2] / "assets" / "emoji-64"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("component", COMPONENTS)
+@pytest.mark.parametrize("scheme", [None, Weights(16), Weights(8), Weights(4, 32)], ids=str)
+def test_the_shipped_students_share_graphs_and_names(component: str, scheme: Scheme, tmp_path: Path):
+    """Two trained versions of one student; only the U-Net was trained between them."""
+    models = []
+    for name in ("student", "fewstep"):
+        (tmp_path / name).mkdir()
+        export.export_component(SHIPPED / name, component, tmp_path / name, scheme, fused=True)
+        models.append(tmp_path / name / export.MODEL)
+    assert_same_but_weights(*models, trained=component == "unet")
+
+
+def assert_same_but_weights(before: Path, after: Path, trained: bool = True) -> None:
+    """Names, shapes and types of the weights, and all else; if `trained`, every weight has other numbers."""
+    models = [onnx.load(path) for path in (before, after)]
+    weights = [{init.name: init for init in model.graph.initializer} for model in models]
+    described = [{name: (tuple(init.dims), init.data_type) for name, init in each.items()} for each in weights]
+    assert described[0] == described[1]
+    same = [name for name in weights[0] if ".weight" in name and weights[0][name] == weights[1][name]]
+    assert not (trained and [name for name in same if "zero_point" not in name])
+    for model in models:
+        del model.graph.initializer[:]
+    assert models[0] == models[1]
 
 
 @pytest.mark.parametrize("fused", [False, True])

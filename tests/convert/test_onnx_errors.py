@@ -176,6 +176,13 @@ def test_mixed_precision_and_its_budget_go_together(arguments: tuple[str, ...], 
     assert "go together" in text
 
 
+@pytest.mark.parametrize("arguments", [(), ("--precision", "fp16"), ("--precision", "int8", "--no-spare")])
+def test_a_budget_of_time_is_for_int8_that_is_measured(arguments, copy: Path, tmp_path: Path, capsys):
+    code, text = refused(capsys, tmp_path, *arguments, "--budget-ms", "5")
+    assert code == 2
+    assert "--budget-ms is for --precision int8, without --no-spare" in text
+
+
 def test_a_budget_below_four_bits_says_what_they_take(copy: Path, tmp_path: Path, capsys, in_this_process):
     path = prompts(tmp_path, b"red apple")
     settings = ("--precision", "mixed", "--budget-mib", "0.01", "--calibration", path, "--components", "unet")

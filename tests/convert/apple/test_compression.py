@@ -13,7 +13,8 @@ from convert.apple.package import quietly
 from convert.apple.schemes import EMBEDDINGS, Linear, Palette, Plan, Sparse, require
 from convert.parity import snr_db
 from kdc_edge.errors import UsageError
-from kdc_edge.torch_ref.programs import Program
+from kdc_edge.torch_ref.mil.container import Package, operations
+from kdc_edge.torch_ref.mil.program import Program
 
 OLD = {
     Palette(8): 40, Palette(6): 28, Palette(4): 17, Palette(2): 6, Palette(4, uniform=True): 14, Linear(8): 36,
@@ -43,10 +44,10 @@ def test_a_scheme_is_small_and_near(target: str, scheme, db: float, toy, tmp_pat
     ids = np.arange(64, dtype=np.float32)[None]
     with torch.no_grad():
         wanted = network(torch.from_numpy(ids)).numpy()
-    opened = Program(tmp_path / "toy.mlpackage")
-    assert snr_db(wanted, opened(ids=ids)["out"]) > db
+    opened = Package.open(tmp_path / "toy.mlpackage")
+    assert snr_db(wanted, Program.of(opened, "main")(exact=True, ids=ids)["out"]) > db
     stored = (tmp_path / "toy.mlpackage" / "Data/com.apple.CoreML/weights/weight.bin").stat().st_size
-    kinds = Counter(op.op_type for op in opened.function.operations)
+    kinds = Counter(op.type for op in operations(opened.functions["main"]))
     assert sum(count for kind, count in kinds.items() if kind.startswith("constexpr_")) >= 1
     assert stored < 0.9 * 2 * sum(p.numel() for p in network.parameters())
 

@@ -17,8 +17,8 @@ from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.errors import GateError
 from kdc_edge.runtimes.apple import PACKAGES, call
 from kdc_edge.spec import component_ports, pipeline_spec
+from kdc_edge.torch_ref.mil.program import Program
 from kdc_edge.torch_ref.networks import load_network
-from kdc_edge.torch_ref.programs import Program
 from kdc_edge.torch_ref.runtime import open_runtime
 from tests.convert.apple.toy import ABOUT, PORTS, SETTINGS, Wrapped
 
@@ -53,18 +53,12 @@ def test_an_fp16_package_has_the_timestep_exactly(timestep: int, packages: Path,
         "encoder_hidden_states": random.standard_normal((1, 77, 32)).astype(np.float32),
     }
     reference = open_runtime(Checkpoint.open(tiny_checkpoint), "unet")
-    program = Program(packages / "Unet.mlpackage", half=True)
+    program = Program.open(packages / "Unet.mlpackage")
     out = call("unet", reference.ports, 1, lambda arrays: program(**arrays), inputs)["out_sample"]
     wanted = reference(**inputs)["out_sample"]
     assert np.abs(out - wanted).max() / np.abs(wanted).max() < 2e-3
-    kept = {op.op_type for op in program.function.operations if op.outputs and "fp32" in _type(op)} - {"const", "cast"}
+    kept = {step.kind for step in program.steps if "fp32" in step.types} - {"cast"}
     assert kept == {"expand_dims", "mul", "sin", "cos"}
-
-
-def _type(op: object) -> str:
-    from kdc_edge.torch_ref.programs import type_of as name
-
-    return name(op.outputs[0])
 
 
 @pytest.mark.parametrize("component", PACKAGES)
@@ -81,8 +75,8 @@ def nearness(component: str, folder: Path, path: Path) -> float:
         shape = tuple(3 if axis == "batch" else axis for axis in port.shape)
         drawn = random.randint(0, 200, shape) if port.dtype == "int64" else random.standard_normal(shape)
         inputs[port.name] = np.asarray(drawn, port.dtype)
-    program = Program(folder / f"{PACKAGES[component].title}.mlpackage")
-    found = call(component, ports, 1, lambda arrays: program(**arrays), inputs)
+    program = Program.open(folder / f"{PACKAGES[component].title}.mlpackage")
+    found = call(component, ports, 1, lambda arrays: program(exact=True, **arrays), inputs)
     return min(snr_db(wanted, found[name]) for name, wanted in open_runtime(checkpoint, component)(**inputs).items())
 
 

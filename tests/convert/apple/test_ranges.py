@@ -11,7 +11,7 @@ from convert.apple import networks, ranges
 from convert.apple.package import convert, quietly
 from convert.parity import snr_db
 from kdc_edge.ports import Port, Ports
-from kdc_edge.torch_ref.programs import Program
+from kdc_edge.torch_ref.mil.program import Program
 from tests.convert.apple.toy import SETTINGS
 
 PORTS = Ports((Port("z", "float32", (1, 8, 4, 4)),), (Port("image", "float32", (1, 8, 4, 4)),))
@@ -40,7 +40,7 @@ def test_a_square_that_overflows_is_kept_in_fp32(tmp_path: Path):
             convert(networks.trace(Loud().eval(), networks.example(PORTS)), PORTS, settings).save(
                 str(tmp_path / f"{name}.mlpackage")
             )
-        answers.append(Program(tmp_path / f"{name}.mlpackage", half=True)(z=z)["image"])
+        answers.append(Program.open(tmp_path / f"{name}.mlpackage")(z=z)["image"])
         if found is None:
             found = ranges.overflows(tmp_path / "plain.mlpackage", "vae_decoder", OWN, 1, [{"latent_sample": z}])
             settings = replace(SETTINGS, islands=found.operators)

@@ -1,0 +1,164 @@
+"""The 482M student at full size: what converting its U-Net takes, and how fast it runs against PyTorch and OpenVINO.
+
+    pytest bench/test_full_size.py -m slow -s        # an hour on 2 cores, 12 GB of memory
+
+Weights are random, for neither speed nor memory asks what they are; int8 decibels of random weights say nothing of pictures.
+Times are CPU seconds of one thread, all engines in turns.
+"""
+
+# side of the latent grid: 64 is a picture of 512 pixels
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from bench import roof
+from convert.onnx import OnnxConfig, convert
+from kdc_edge import machine, timing
+from kdc_edge.bundle import Bundle
+from kdc_edge.checkpoint import Checkpoint
+from kdc_edge.process import in_own_process, peak_mib
+from kdc_edge.runtimes import Options, Runtime, open_runtime
+from kdc_edge.torch_ref.runtime import open_runtime as open_reference
+from tests.train.test_student import SD1
+from train import diffusion
+from train.folders import assemble, half
+from train.recipes import STUDENTS
+from train.student import from_config, prune_config
+from train.tokenizer import train_tokenizer
+from train.trainer import seeded
+
+pytestmark = pytest.mark.slow
+KL = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 4,
+}
+SAMPLES = 3
+FLOORS = {  # times as fast as PyTorch; of processors with int8 products of their own
+    ("ort fp32", 32): 2.1,
+    ("ort fp32", 64): 1.7,
+    ("ort int8", 32): 6.3,
+    ("ort int8", 64): 3.8,
+}
+LOAD_S, SESSION_MIB = 1.2, 900  # of the int8 U-Net at a side of 32
+
+
+@dataclass(frozen=True)
+class Sized:
+    """The student for one side, and its bundles by precision."""
+
+    side: int
+    checkpoint: Path
+    bundles: dict[str, Path]
+    conversions: dict[str, dict[str, float]]
+
+
+@pytest.fixture(scope="module", params=[32, 64])
+def sized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sized]:
+    folder = tmp_path_factory.mktemp("full")
+    checkpoint, prompts = folder / "checkpoint", folder / "prompts.txt"
+    save(checkpoint, request.param)
+    prompts.write_text("red apple\nrocket\n", encoding="utf-8")
+    bundles, conversions = {}, {}
+    for precision in ("fp32", "fp16", "int8"):
+        bundles[precision] = folder / precision
+        config = OnnxConfig(
+            checkpoint, bundles[precision], precision, components=("unet",), steps=1, guidance=1.0, allow_drift=True,
+            calibration=prompts, spare=False,
+        )  # fmt: skip
+        report = convert(config)
+        conversions[precision] = report["conversion"]["unet"] | {"snr_db": report["parity"]["unet"]["snr_db"]}
+    yield Sized(request.param, checkpoint, bundles, conversions)
+
+
+def save(folder: Path, side: int) -> None:
+    """Random weights in the shapes of the 482M student of Stable Diffusion 1.x."""
+    tokenizer = train_tokenizer(["red apple", "rocket"], merges=10)
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0}
+    text = CLIPTextConfig(
+        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768, **ids
+    )
+    unet = prune_config(SD1 | {"sample_size": side}, STUDENTS["kdc-small"]())
+    unet = seeded(0, lambda: half(from_config(prune_config(SD1 | {"sample_size": side}, STUDENTS["kdc-small"]()))))
+    vae = seeded(0, lambda: half(AutoencoderKL(**KL, sample_size=8 * side)))
+    encoder = seeded(0, lambda: half(CLIPTextModel(text)))
+    assemble(unet, vae, encoder, tokenizer, diffusion.build_scheduler()).save_pretrained(folder)
+
+
+def test_what_converting_takes(sized: Sized) -> None:
+    for precision, took in sized.conversions.items():
+        size = sum(path.stat().st_size for path in (sized.bundles[precision] / "unet").iterdir()) / 1e6
+        print(
+            f"\nunet {sized.side} {precision}: {took['seconds']:.0f} s, {took['peak_mib']:.0f} MiB at most (estimated "
+            f"{took['estimated_mib']}), {size:.0f} MB, {took['snr_db']:.1f} dB"
+        )
+    for precision in ("fp32", "fp16"):
+        took = sized.conversions[precision]
+        assert took["snr_db"] >= (90 if precision == "fp32" else 50)
+        assert took["peak_mib"] <= 1.1 * took["estimated_mib"]
+
+
+def test_one_call_of_the_unet(sized: Sized) -> None:
+    torch.set_num_threads(1)
+    engines = {"torch": called(open_reference(Checkpoint.open(sized.checkpoint), "unet"))}
+    for runtime in ("ort", "openvino"):
+        for precision in ("fp32", "int8"):
+            bundle = Bundle.open(sized.bundles[precision])
+            engines[f"{runtime} {precision}"] = called(open_runtime(bundle, "unet", runtime, Options(threads=1)))
+    taken = timing.turns(list(engines.values()), warmup=1, samples=SAMPLES)
+    macs = Bundle.open(sized.bundles["fp32"]).component("unet").macs or 0
+    peaks = {name: peak for name, peak in roof.measure(threads=1).macs_per_s.items() if peak}
+    found = {}
+    print(f"\n{machine.processor()}: {', '.join(f'{k} {v / 1e9:.0f}' for k, v in peaks.items())} GMAC/s at most")
+    for name, samples in zip(engines, taken, strict=True):
+        ratio, low, high = timing.ratio_interval(samples.of("cpu"), taken[0].of("cpu"), seed=0)
+        found[name] = low
+        seconds = samples.quantile(0.5, "cpu")
+        peak = peaks["int8" if "int8" in name else "fp32"]
+        print(
+            f"unet {sized.side} {name}: {seconds:.2f} s, {macs / seconds / 1e9:.0f} GMAC/s, "
+            f"{macs / seconds / peak:.0%} of the peak; {ratio:.2f} [{low:.2f}, {high:.2f}] times as fast as torch"
+        )
+    if "avx512_vnni" not in machine.instructions():
+        pytest.skip("measured and printed; the floors are of processors with AVX512-VNNI")
+    missed = {name: found[name] for (name, side), floor in FLOORS.items() if side == sized.side and found[name] < floor}
+    assert not missed
+
+
+def called(runtime: Runtime) -> Callable[[], object]:
+    rng = np.random.RandomState(0)
+    ports = {port.name: port for port in runtime.ports.inputs}
+    shapes = {name: [axis if isinstance(axis, int) else 1 for axis in port.shape] for name, port in ports.items()}
+    feed = {name: rng.standard_normal(shape).astype(ports[name].dtype) for name, shape in shapes.items()}
+    feed["timestep"] = np.array(500, np.float32)
+    return partial(runtime, **feed)
+
+
+def test_opening(sized: Sized) -> None:
+    if sized.side != 32:
+        pytest.skip("measured at a side of 32")
+    for precision in ("fp32", "int8"):
+        cpu, mib = in_own_process("opening", opened, sized.bundles[precision])
+        print(f"\nunet {sized.side} {precision}: opened in {cpu:.2f} CPU s, {mib:.0f} MiB at most")
+    if "avx512_vnni" not in machine.instructions():
+        pytest.skip("measured and printed; the floors are of processors with AVX512-VNNI")
+    assert cpu <= LOAD_S and mib <= SESSION_MIB
+
+
+def opened(path: Path) -> tuple[float, float]:
+    """CPU seconds of opening the U-Net, and the most memory of the process."""
+    bundle = Bundle.open(path)
+    start = time.process_time()
+    open_runtime(bundle, "unet", "ort", Options(threads=1))
+    return time.process_time() - start, peak_mib()

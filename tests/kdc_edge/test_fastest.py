@@ -1,0 +1,59 @@
+"""Runtime `auto`: measured once, remembered, said."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdc_edge.bundle import Bundle
+from kdc_edge.errors import MissingBackend, UsageError
+from kdc_edge.pipeline import Pipeline
+from kdc_edge.runtimes import AUTO, Options, fastest, openvino, ort
+
+pytestmark = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
+
+
+@pytest.fixture
+def bundle(hand_bundle: Path) -> Bundle:
+    return Bundle.open(hand_bundle)
+
+
+def absent() -> list[str]:
+    raise MissingBackend("it is not installed; pip install it")
+
+
+def test_the_picture_is_the_chosen_runtimes_and_the_choice_is_told(bundle: Bundle, tmp_path: Path):
+    with Pipeline.open(bundle, AUTO, Options(threads=1, cache_dir=tmp_path)) as pipe:
+        assert pipe.choice is not None and not pipe.choice.remembered
+        drawn = np.asarray(pipe.generate("red apple", seed=3, steps=2))
+        chosen = pipe.choice.runtime
+        assert str(pipe.choice).startswith(f"runtime {chosen}, measured now: {chosen} ")
+        assert min(pipe.choice.seconds.values()) == pipe.choice.seconds[chosen] > 0
+    with Pipeline.open(bundle, chosen, Options(threads=1)) as pipe:
+        assert pipe.choice is None
+        assert np.array_equal(drawn, np.asarray(pipe.generate("red apple", seed=3, steps=2)))
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+def test_the_faster_one_is_chosen_and_measured_once(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    measured = []
+    monkeypatch.setattr(
+        fastest, "_seconds", lambda _, name, __: measured.append(name) or {"ort": 2, "openvino": 1}[name]
+    )
+    options = Options(cache_dir=tmp_path)
+    first, second = fastest.fastest(bundle, options), fastest.fastest(bundle, options)
+    assert (first.runtime, second.runtime, second.remembered) == ("openvino", "openvino", True)
+    assert measured == ["ort", "openvino"]
+    assert not fastest.fastest(bundle, Options(threads=2, cache_dir=tmp_path)).remembered
+    monkeypatch.setattr(openvino, "available", absent)  # uninstalled since
+    assert fastest.fastest(bundle, options).seconds == {"ort": 2}
+
+
+def test_what_cannot_be_chosen(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(UsageError, match="provider cpu belongs to one runtime; name that instead of auto"):
+        fastest.fastest(bundle, Options(provider="cpu", cache_dir=tmp_path))
+    for module in (ort, openvino):
+        monkeypatch.setattr(module, "available", absent)
+    with pytest.raises(MissingBackend, match="pip install it"):
+        fastest.fastest(bundle, Options(cache_dir=tmp_path))
