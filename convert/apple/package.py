@@ -4,16 +4,12 @@ Trace, convert, compress, describe, save. The same weights give the same bytes, 
 same program beside another weight file: nothing that is random or belongs to one checkpoint is in the program.
 """
 
-import contextlib
-import io
 import json
-import logging
 import tempfile
 import time
 import uuid
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +26,7 @@ from kdc_edge.ports import Ports, zeros
 from kdc_edge.process import peak_mib
 from kdc_edge.runtimes.apple import PACKAGES
 from kdc_edge.spec import axis_sizes, component_ports, pipeline_spec
+from kdc_edge.torch_ref.quiet import silent
 
 if TYPE_CHECKING:
     from torch import nn
@@ -129,7 +126,7 @@ def package_component(
     sizes = settings.resolutions if component in SIZED else ()
     probe: Overflow | None = None
     models = {}
-    with quietly(), tempfile.TemporaryDirectory() as workspace:
+    with silent(), tempfile.TemporaryDirectory() as workspace:
         for size in (every := (None, *sizes)):
             resized = ports if size is None else _resized(opened, component, settings.batch, size)
             traced = trace(network, example(resized))
@@ -269,20 +266,6 @@ def operators(path: Path) -> dict[str, int]:
 def mil_name(name: str) -> str:
     """What coremltools makes of a weight's name in the checkpoint, before it says that it was cast."""
     return f"model_{name.replace('.', '_')}"
-
-
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """coremltools has a progress bar for each of a hundred passes; what matters comes as a result or an error."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        quiet = contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO())
-        with quiet[0], quiet[1], warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _selector(islands: Sequence[str]) -> Callable[[Any], bool]:

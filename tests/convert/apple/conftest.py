@@ -11,9 +11,10 @@ from torch import nn
 
 pytest.importorskip("coremltools", reason="coremltools is not installed; pip install 'kdc-edge[coreml]'")
 
-from convert.apple.package import convert, mil_name, package_component, quietly
+from convert.apple.package import convert, mil_name, package_component
 from convert.apple.schemes import PRECISIONS
 from kdc_edge.runtimes.apple import PACKAGES
+from kdc_edge.torch_ref.quiet import silent
 from tests.convert.apple.toy import PORTS, SETTINGS, Wrapped
 
 
@@ -25,7 +26,7 @@ def toy() -> Callable[[str], tuple[Any, nn.Module, dict[str, str]]]:
 
     def make(target: str) -> tuple[Any, nn.Module, dict[str, str]]:
         if target not in made:
-            with quietly(), torch.no_grad():
+            with silent(), torch.no_grad():
                 traced = torch.jit.trace(network, torch.zeros(1, 64), check_trace=False)
                 made[target] = convert(traced, PORTS, replace(SETTINGS, target=target))
         return made[target], network, {mil_name(name): name for name, _ in network.model.named_parameters()}

@@ -10,7 +10,7 @@ import torch
 
 from convert.apple import networks
 from convert.apple.attention import SplitEinsum
-from convert.apple.package import convert, package_component, quietly, swift_ports, tidy
+from convert.apple.package import convert, package_component, swift_ports, tidy
 from convert.apple.schemes import PRECISIONS
 from convert.parity import snr_db
 from kdc_edge.checkpoint import Checkpoint
@@ -19,6 +19,7 @@ from kdc_edge.runtimes.apple import PACKAGES, call
 from kdc_edge.spec import component_ports, pipeline_spec
 from kdc_edge.torch_ref.mil.program import Program
 from kdc_edge.torch_ref.networks import load_network
+from kdc_edge.torch_ref.quiet import silent
 from kdc_edge.torch_ref.runtime import open_runtime
 from tests.convert.apple.toy import ABOUT, PORTS, SETTINGS, Wrapped
 
@@ -108,7 +109,7 @@ def test_an_update_is_a_weight_file_and_not_a_program(tmp_path: Path):
     """Two versions of a network: the same program byte for byte, names and places of all tensors in it."""
     files = {}
     for name, seed in (("first", 1), ("again", 1), ("next", 2)):
-        with quietly():
+        with silent():
             model = convert(networks.trace(other_weights(seed), networks.example(PORTS)), PORTS, SETTINGS)
             model.save(str(tmp_path / f"{name}.mlpackage"))
             tidy(tmp_path / f"{name}.mlpackage")
@@ -133,7 +134,7 @@ class Exotic(torch.nn.Module):
 def test_an_operator_that_coremltools_does_not_know_is_a_gate_error():
     traced = networks.trace(Exotic(), [torch.eye(3)])
     ports = replace(PORTS, inputs=(replace(PORTS.inputs[0], shape=(3, 3)),))
-    with pytest.raises(GateError, match=r"cannot convert it: .*cholesky"), quietly():
+    with pytest.raises(GateError, match=r"cannot convert it: .*cholesky"), silent():
         convert(traced, ports, SETTINGS)
 
 

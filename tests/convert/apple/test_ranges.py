@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from convert.apple import networks, ranges
-from convert.apple.package import convert, quietly
+from convert.apple.package import convert
 from convert.parity import snr_db
 from kdc_edge.ports import Port, Ports
 from kdc_edge.torch_ref.mil.program import Program
+from kdc_edge.torch_ref.quiet import silent
 from tests.convert.apple.toy import SETTINGS
 
 PORTS = Ports((Port("z", "float32", (1, 8, 4, 4)),), (Port("image", "float32", (1, 8, 4, 4)),))
@@ -36,7 +37,7 @@ def test_a_square_that_overflows_is_kept_in_fp32(tmp_path: Path):
     found, settings = None, SETTINGS
     answers = []
     for name in ("plain", "islands"):
-        with quietly():
+        with silent():
             convert(networks.trace(Loud().eval(), networks.example(PORTS)), PORTS, settings).save(
                 str(tmp_path / f"{name}.mlpackage")
             )
@@ -51,7 +52,7 @@ def test_a_square_that_overflows_is_kept_in_fp32(tmp_path: Path):
 
 
 def test_what_fp16_holds_stays_in_fp16(tmp_path: Path):
-    with quietly():
+    with silent():
         convert(networks.trace(Loud().eval(), networks.example(PORTS)), PORTS, SETTINGS).save(
             str(tmp_path / "quiet.mlpackage")
         )
