@@ -11,11 +11,11 @@ from torch import nn
 
 pytest.importorskip("coremltools", reason="coremltools is not installed; pip install 'kdc-edge[coreml]'")
 
-from convert.apple.package import convert, mil_name, package_component
-from convert.apple.schemes import PRECISIONS
-from kdc_edge.runtimes.apple import PACKAGES
+from convert import checks, coreml
+from convert.apple.package import convert, mil_name
+from kdc_edge.runtimes.apple import RESOURCES
 from kdc_edge.torch_ref.quiet import silent
-from tests.convert.apple.toy import PORTS, SETTINGS, Wrapped
+from tests.convert.apple.toy import ABOUT, PORTS, SETTINGS, Wrapped
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +35,20 @@ def toy() -> Callable[[str], tuple[Any, nn.Module, dict[str, str]]]:
 
 
 @pytest.fixture(scope="session")
-def packages(shared: Callable[[str, Callable[[Path], object]], Path], tiny_checkpoint: Path) -> Path:
-    """The tiny checkpoint's three packages in fp16, for ios17."""
+def coreml_bundle(shared: Callable[[str, Callable[[Path], object]], Path], tiny_checkpoint: Path) -> Path:
+    """The tiny checkpoint as an fp16 bundle for ios17, all in this process."""
 
     def make(folder: Path) -> None:
-        folder.mkdir()
-        for name in PACKAGES:
-            package_component(tiny_checkpoint, name, folder, SETTINGS, PRECISIONS["fp16"][name])
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (coreml, checks):
+                patch.setattr(module, "in_own_process", lambda _, fn, *args: fn(*args))
+            about = {"author": ABOUT.author, "licence": ABOUT.licence, "version": ABOUT.version}
+            coreml.convert(coreml.CoremlConfig(tiny_checkpoint, folder, **about))
 
     return shared("tiny-coreml", make)
+
+
+@pytest.fixture(scope="session")
+def packages(coreml_bundle: Path) -> Path:
+    """Its packages."""
+    return coreml_bundle / RESOURCES

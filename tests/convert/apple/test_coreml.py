@@ -3,16 +3,20 @@
 import errno
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from convert import coreml
 from convert.apple import layout, sizes, versions
 from convert.apple.schemes import PRECISIONS
 from convert.coreml import main
-from kdc_edge.checkpoint import Checkpoint
-from kdc_edge.runtimes.apple import PACKAGES
+from convert.parity import psnr_db
+from kdc_edge import Bundle, Checkpoint, Pipeline
+from kdc_edge.runtimes.apple import PACKAGES, RESOURCES
+from kdc_edge.torch_ref.runtime import open_pipeline
 
 
 @pytest.fixture
@@ -116,11 +120,53 @@ def test_the_compile_script_is_a_shell_script_for_a_mac(tmp_path: Path):
     layout.write_resources(tmp_path)
     script = tmp_path / "compile.sh"
     assert script.stat().st_mode & 0o100
-    import subprocess
-
     assert subprocess.run(["sh", "-n", script], check=True).returncode == 0
     done = subprocess.run([script, tmp_path / "out"], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
     if shutil.which("xcrun") is None:
         assert done.returncode == 3
         assert "install Xcode" in done.stderr
     assert (tmp_path / "Resources" / "vocab.json").read_text() == "vocab.json"
+
+
+def test_a_bundle_is_apples_layout_and_a_bundle_like_any_other(coreml_bundle: Path, tiny_checkpoint: Path):
+    bundle = Bundle.open(coreml_bundle)
+    found = {path.parts[1] for path in map(Path, bundle.manifest.files) if path.parts[0] == RESOURCES}
+    assert found == {*(f"{package.title}.mlpackage" for package in PACKAGES.values()), "vocab.json", "merges.txt"}
+    assert bundle.manifest.provenance.checkpoint == Checkpoint.open(tiny_checkpoint).id
+    assert bundle.manifest.requires.os == "iOS 17 or macOS 14"
+    assert "--runtime coreml" in (coreml_bundle / "README.md").read_text()
+
+
+def test_the_report_says_how_it_was_checked_and_what_was_met(coreml_bundle: Path):
+    report = Bundle.open(coreml_bundle).report
+    assert report["checked"] in coreml.HOW.values()
+    for name, parity in report["parity"].items():
+        assert parity["snr_db"] >= parity["floor_db"] == 50
+        took = report["conversion"][name]
+        assert took["islands"] == []
+        assert 0 < took["overflow"]["most"] < 65504
+        assert abs(took["weight_bytes"] - took["estimated_weight_bytes"]) < 0.5 * took["weight_bytes"]
+    assert min(report["picture"]["psnr_db"]) > 40
+    advice = report["conversion"]["text_encoder"]["advice"]
+    assert any("looks up by index" in line["says"] and line["source"] for line in advice)
+
+
+def test_a_picture_through_mil_is_pytorchs(coreml_bundle: Path, tiny_checkpoint: Path):
+    """End to end, guidance included: two rows asked of packages of one."""
+    with Pipeline.open(coreml_bundle, "mil") as pipe:
+        ours = np.asarray(pipe.generate("red apple", seed=3, steps=3, guidance=3.0))
+    with open_pipeline(Checkpoint.open(tiny_checkpoint)) as pipe:
+        wanted = np.asarray(pipe.generate("red apple", seed=3, steps=3, guidance=3.0))
+    assert wanted.std() > 1
+    assert psnr_db(wanted, ours) > 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "palette6", "palette4", "int8"])
+def test_the_shipped_four_step_model_in_every_precision(precision: str, tmp_path: Path, capsys):
+    model = Path(__file__).parents[3] / "assets" / "emoji-64" / "fewstep"
+    with pytest.raises(SystemExit) as done:
+        main(["--model", str(model), "-o", str(tmp_path / "out"), "--precision", precision, "--json"])
+    assert done.value.code == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert min(told["picture"]["psnr_db"]) > {"fp16": 50, "int8": 30, "palette6": 25, "palette4": 15}[precision]
