@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from convert import calibration, provenance
+from convert import calibration, golden, provenance
 from convert.apple import layout, schemes, sizes
 from convert.apple.chunks import function_name
 from convert.apple.package import SIZED, About, Budget, Packaged, Settings, package_component
@@ -89,6 +89,8 @@ class CoremlConfig:
     """Shown by Xcode."""
     version: str = "1"
     """Shown by Xcode."""
+    skip_probe: bool = False
+    """Do not look for operators whose results fp16 cannot hold on the model's own activations, to keep them in fp32."""
     allow_untested: bool = False
     """Go on with versions of numpy, torch or coremltools that were not tested."""
     keep_failed: bool = False
@@ -145,6 +147,8 @@ def convert(config: CoremlConfig) -> dict[str, Any]:
     result = {"output_dir": str(config.output_dir), "id": bundle_id(manifest), "bytes": size, **report}
     say(result)
     for name, took in result["conversion"].items():
+        if took["islands"]:
+            print(f"{name:13} kept in fp32: {len(took['islands'])} operators, see report.json", file=sys.stderr)
         for line in took["advice"]:
             print(f"{name:13} Neural Engine: {line['count']} × {line['says']} ({line['first']}, …)", file=sys.stderr)
     return result
@@ -168,6 +172,9 @@ def plan(config: CoremlConfig) -> Job:
     checkpoint = Checkpoint.open(config.model)
     spec = pipeline_spec(checkpoint, steps=config.steps, guidance=config.guidance, sampler=config.sampler)
     chosen = schemes.read_plans(config.plan) if config.plan is not None else PRECISIONS[precision]
+    if precision == "int8":
+        blocks = len(checkpoint.config("unet").get("block_out_channels", ()))
+        chosen = {**chosen, "unet": schemes.sparing(chosen["unet"], blocks)}
     plans = {name: schemes.evened(chosen[name]) if config.uniform else chosen[name] for name in config.components}
     schemes.require(plans, config.target)
     for size in config.resolutions:
@@ -241,12 +248,13 @@ def _took(job: Job, packaged: Mapping[str, Packaged], manifest: Manifest) -> dic
 def _package(job: Job, calls: Path, folder: Path) -> dict[str, Packaged]:
     from tqdm import tqdm
 
-    if job.prompts:
-        arguments = (job.checkpoint.path, job.spec, job.prompts, calls)
-        in_own_process("calibrating", calibration.record, *arguments)
+    probed = job.settings.half and not job.config.skip_probe
+    if job.prompts or probed:
+        arguments = (job.checkpoint.path, job.spec, job.prompts or list(golden.PROMPTS), calls)
+        in_own_process("drawing", calibration.record, *arguments)
     done = {}
     for name in tqdm(job.config.components, desc="converting", unit="component", disable=None):
-        seen = calibration.Calls(calls / name) if job.prompts else None
+        seen = calibration.Calls(calls / name) if job.prompts or probed else None
         budget = job.budget(name)
         arguments = (job.checkpoint.path, name, folder / RESOURCES, job.settings, job.plans[name], budget, seen)
         done[name] = in_own_process(name, package_component, *arguments)

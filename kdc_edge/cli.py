@@ -47,7 +47,7 @@ class GenerateConfig:
     negative: str = ""
     """What to steer away from."""
     runtime: str = "ort"
-    """ort or openvino; auto: the faster here, measured once; or fake: noise, without a network."""
+    """ort, openvino; auto: the faster here, measured once; coreml; mil: a Core ML bundle without Core ML; fake: noise."""
     provider: str | None = None
     """Of the runtime: cpu, cuda, tensorrt, coreml, openvino, ..."""
     threads: int | None = None

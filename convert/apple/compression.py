@@ -43,7 +43,7 @@ class Weight:
 def compress(model: Any, plan: Plan, names: Mapping[str, str]) -> tuple[Any, Compressed]:
     """The program with small weights; `names` are the checkpoint's by what the program calls them."""
     weights = [weight for weight in constants(model, names) if weight.array.size > SMALLEST and weight.array.ndim > 1]
-    check_names(plan, [weight.name for weight in weights], sorted({weight.operator for weight in weights}))
+    check_names(plan, list(names.values()), sorted({weight.operator for weight in weights}))
     chosen = {weight.constant: _fitting(plan.of(weight.name, weight.operator), weight) for weight in weights}
     start = time.perf_counter()
     tables = Tables.of([(weight, chosen[weight.constant]) for weight in weights])

@@ -4,17 +4,13 @@ Trace, convert, compress, describe, save. The same weights give the same bytes, 
 same program beside another weight file: nothing that is random or belongs to one checkpoint is in the program.
 """
 
-import contextlib
-import io
 import json
-import logging
 import tempfile
 import time
 import uuid
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +26,14 @@ from kdc_edge.ports import Ports, zeros
 from kdc_edge.process import peak_mib
 from kdc_edge.runtimes.apple import PACKAGES
 from kdc_edge.spec import axis_sizes, component_ports, pipeline_spec
+from kdc_edge.torch_ref.quiet import silent
 
 if TYPE_CHECKING:
     from torch import nn
 
     from convert.apple.compression import Compressed
     from convert.apple.mixed import Sensitivity
+    from convert.apple.ranges import Overflow
 
 SPACE = uuid.UUID("b7a9f1a2-6f0e-5d57-9f43-3f3f0a7b3c11")  # names of a package's items become its identifiers
 PROGRAM = "Data/com.apple.CoreML/model.mlmodel"
@@ -95,6 +93,8 @@ class Packaged:
     """Of a mixed plan, by weight."""
     advice: tuple[Advice, ...] = ()
     """About the Neural Engine."""
+    overflow: "Overflow | None" = None
+    """The largest activation met in fp16 arithmetic, and the operators that became fp32 islands; None where nobody looked."""
 
 
 def package_component(
@@ -124,15 +124,22 @@ def package_component(
     del plain
     names = {mil_name(name): name for name, _ in network.model.named_parameters()}
     sizes = settings.resolutions if component in SIZED else ()
+    probe: Overflow | None = None
     models = {}
-    with quietly(), tempfile.TemporaryDirectory() as workspace:
+    with silent(), tempfile.TemporaryDirectory() as workspace:
         for size in (every := (None, *sizes)):
             resized = ports if size is None else _resized(opened, component, settings.batch, size)
             traced = trace(network, example(resized))
             if size is every[-1]:
                 del network
-            models[DEFAULT if size is None else function_name(*size)] = convert(traced, resized, settings)
-            del traced
+            model = convert(traced, resized, settings)
+            if size is None and settings.half and calls is not None:
+                probe = _probed(model, opened, component, settings, calls, Path(workspace))
+                if probe.operators:
+                    settings = replace(settings, islands=probe.operators)
+                    model = convert(traced, resized, settings)
+            models[DEFAULT if size is None else function_name(*size)] = model
+            del traced, model
         parts = _parts(models.pop(DEFAULT), component, settings.chunk, Path(workspace))
         made = {title: compress(part, plan, names) for title, part in parts.items()}
         for title, (part, _) in made.items():
@@ -150,8 +157,19 @@ def package_component(
         for line in advice(folder / f"{title}.mlpackage", chunks=bool(PACKAGES[component].chunks))
     ]
     return Packaged(
-        *took, dict(sorted(kinds.items())), tuple(made), summary, settings.islands, sensitivity, tuple(found)
+        *took, dict(sorted(kinds.items())), tuple(made), summary, settings.islands, sensitivity, tuple(found), probe
     )
+
+
+def _probed(
+    model: Any, checkpoint: Checkpoint, component: str, settings: Settings, calls: Calls, workspace: Path
+) -> "Overflow":
+    """What of an fp16 program passes fp16 on calls that were recorded."""
+    from convert.apple.ranges import overflows
+
+    model.save(str(workspace / "probe.mlpackage"))
+    ports = component_ports(checkpoint, pipeline_spec(checkpoint))[component]
+    return overflows(workspace / "probe.mlpackage", component, ports, settings.batch, calls.some(PROBES))
 
 
 def save(model: Any, others: Mapping[str, Any], path: Path) -> None:
@@ -248,20 +266,6 @@ def operators(path: Path) -> dict[str, int]:
 def mil_name(name: str) -> str:
     """What coremltools makes of a weight's name in the checkpoint, before it says that it was cast."""
     return f"model_{name.replace('.', '_')}"
-
-
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """coremltools has a progress bar for each of a hundred passes; what matters comes as a result or an error."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        quiet = contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO())
-        with quiet[0], quiet[1], warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _selector(islands: Sequence[str]) -> Callable[[Any], bool]:

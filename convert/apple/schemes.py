@@ -4,10 +4,10 @@
 |---|---|---|---|
 | fp32 | fp32 | fp32 | fp32 |
 | fp16 | fp16 | fp16 | fp16 |
-| int8 | int8 | int8 | int8 |
+| int8 | palette of 8 bits | int8, fp16 in the first and last layers | palette of 8 bits |
 | int4 | palette of 8 bits | int4 in blocks of 32 | palette of 8 bits |
-| palette8, palette6 | palette | palette | palette |
-| palette4, palette3, palette2 | palette of 8 bits | palette | palette of 8 bits |
+| palette8 | palette | palette | palette |
+| palette6, palette4, palette3, palette2 | palette of 8 bits | palette | palette of 8 bits |
 | mixed | palette of 8 bits | palettes of 2 to 8 bits by tensor, or fp16 | palette of 8 bits |
 
 Arithmetic is fp16 everywhere but in fp32. Embeddings are looked up, not multiplied, and stay as they are.
@@ -116,15 +116,20 @@ def _all(default: Scheme, sides: Scheme) -> dict[str, Plan]:
 PRECISIONS: dict[Precision, dict[str, Plan]] = {
     "fp32": _all(None, None),
     "fp16": _all(None, None),
-    "int8": _all(Linear(8), Linear(8)),
+    "int8": _all(Linear(8), Palette(8)),
     "int4": _all(Linear(4, 32), Palette(8)),
     "palette8": _all(Palette(8), Palette(8)),
-    "palette6": _all(Palette(6), Palette(6)),
+    "palette6": _all(Palette(6), Palette(8)),
     "palette4": _all(Palette(4), Palette(8)),
     "palette3": _all(Palette(3), Palette(8)),
     "palette2": _all(Palette(2), Palette(8)),
     "mixed": _all(None, Palette(8)),
 }
+
+
+def sparing(plan: Plan, blocks: int) -> Plan:
+    """A U-Net's plan with its first and last convolution and the last of `blocks` in fp16: integers cost most there."""
+    return replace(plan, names={"conv_in*": None, "conv_out*": None, f"up_blocks.{blocks - 1}.*": None, **plan.names})
 
 
 def evened(plan: Plan) -> Plan:
@@ -216,7 +221,7 @@ def check_names(plan: Plan, names: Sequence[str], operators: Sequence[str]) -> N
     """Raises UsageError for a pattern that fits no weight, or an operator that reads none."""
     for pattern in plan.names:
         if not any(fnmatch(name, pattern) for name in names):
-            raise UsageError(f"--plan: no weight that is worth a table is named '{pattern}'; the first is {names[0]}")
+            raise UsageError(f"--plan: no weight is named '{pattern}'; the first is {names[0]}")
     for operator in plan.ops:
         if operator != "gather":
             choose(operator, operators, "operator of --plan that reads weights")

@@ -48,10 +48,9 @@ class CoremlRuntime:
 
     def _predict(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One call under Apple's names; a second half takes the inputs, too, and what the first gives."""
-        arrays = dict(inputs)
+        outputs: dict[str, np.ndarray] = {}
         for model in self._models:
-            outputs = {name: np.asarray(array) for name, array in model.predict(arrays).items()}
-            arrays |= outputs
+            outputs = {name: np.asarray(array) for name, array in model.predict({**inputs, **outputs}).items()}
         return outputs
 
     def close(self) -> None:

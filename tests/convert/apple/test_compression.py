@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from oracle import Program
 
 from convert.apple.compression import compress, said
 from convert.apple.lint import advice
-from convert.apple.package import quietly
 from convert.apple.schemes import EMBEDDINGS, Linear, Palette, Plan, Sparse, require
 from convert.parity import snr_db
 from kdc_edge.errors import UsageError
+from kdc_edge.torch_ref.mil.container import Package, operations
+from kdc_edge.torch_ref.mil.program import Program
+from kdc_edge.torch_ref.quiet import silent
 
 OLD = {
     Palette(8): 40, Palette(6): 28, Palette(4): 17, Palette(2): 6, Palette(4, uniform=True): 14, Linear(8): 36,
@@ -34,7 +35,7 @@ def test_a_scheme_is_small_and_near(target: str, scheme, db: float, toy, tmp_pat
     require({"unet": plan}, target)
     kept = program._mil_program
     try:
-        with quietly():
+        with silent():
             model, found = compress(program, plan, names)
             model.save(str(tmp_path / "toy.mlpackage"))
     finally:
@@ -43,10 +44,10 @@ def test_a_scheme_is_small_and_near(target: str, scheme, db: float, toy, tmp_pat
     ids = np.arange(64, dtype=np.float32)[None]
     with torch.no_grad():
         wanted = network(torch.from_numpy(ids)).numpy()
-    opened = Program(tmp_path / "toy.mlpackage")
-    assert snr_db(wanted, opened(ids=ids)["out"]) > db
+    opened = Package.open(tmp_path / "toy.mlpackage")
+    assert snr_db(wanted, Program.of(opened, "main")(exact=True, ids=ids)["out"]) > db
     stored = (tmp_path / "toy.mlpackage" / "Data/com.apple.CoreML/weights/weight.bin").stat().st_size
-    kinds = Counter(op.op_type for op in opened.function.operations)
+    kinds = Counter(op.type for op in operations(opened.functions["main"]))
     assert sum(count for kind, count in kinds.items() if kind.startswith("constexpr_")) >= 1
     assert stored < 0.9 * 2 * sum(p.numel() for p in network.parameters())
 
@@ -54,7 +55,7 @@ def test_a_scheme_is_small_and_near(target: str, scheme, db: float, toy, tmp_pat
 def test_a_name_can_be_left_alone(toy, tmp_path: Path):
     program, _, names = toy("ios16")
     kept = program._mil_program
-    with quietly():
+    with silent():
         _, found = compress(program, Plan(Palette(4), EMBEDDINGS, {"conv*": Linear(8)}), names)
     program._mil_program = kept
     assert found.tensors["int8"] == 1
@@ -69,7 +70,7 @@ def test_a_pattern_that_fits_no_weight_is_a_usage_error(toy):
 
 def test_the_advice_names_operator_and_source(toy, tmp_path: Path):
     program, _, _ = toy("ios16")
-    with quietly():
+    with silent():
         program.save(str(tmp_path / "toy.mlpackage"))
     found = advice(tmp_path / "toy.mlpackage", chunks=False)
     assert [line.first.split()[0] for line in found] == ["gather"]
