@@ -127,3 +127,19 @@ _TO: dict[str, Callable[[Mapping[str, np.ndarray]], Arrays]] = {
     "unet": _unet,
     "vae_decoder": _vae_decoder,
 }
+
+
+def back(component: str, arrays: Mapping[str, np.ndarray]) -> Arrays:
+    """From Apple's inputs to this project's."""
+    return _BACK[component](arrays)
+
+
+_BACK: dict[str, Callable[[Mapping[str, np.ndarray]], Arrays]] = {
+    "text_encoder": lambda arrays: {"input_ids": arrays["input_ids"].astype(np.int64)},
+    "unet": lambda arrays: {
+        "sample": arrays["sample"],
+        "timestep": np.asarray(arrays["timestep"][0]),
+        "encoder_hidden_states": arrays["encoder_hidden_states"][:, :, 0].transpose(0, 2, 1),
+    },
+    "vae_decoder": lambda arrays: {"latent_sample": arrays["z"]},
+}

@@ -1,22 +1,39 @@
-"""Core ML packages executed op by op, not by Core ML, on any system: what the saved program computes, not how fast a device is.
+"""Core ML packages executed op by op, not by Core ML, on any system: what a program computes, not how fast a device is.
 
     python -m kdc_edge.runtimes.mil Unet.mlpackage --list-ops
 
 Every fp16 operator's result is rounded to fp16, as the package declares. Needs torch and coremltools.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tyro
 
+from kdc_edge import command
 from kdc_edge.bundle import Bundle
-from kdc_edge.errors import MissingBackend
+from kdc_edge.errors import GateError, MissingBackend
 from kdc_edge.ports import Ports
 from kdc_edge.runtimes import Options, apple
 
 LABEL = "executed op by op, not by Core ML"
+
+
+@dataclass(frozen=True)
+class LookConfig:
+    """What to look into."""
+
+    path: tyro.conf.Positional[Path]
+    """A .mlpackage."""
+    list_ops: bool = False
+    """Count its operators by kind and stop; else every operator's range on seeded inputs is shown."""
+    function: str | None = None
+    """Of a package with several; the default one if not given."""
 
 
 class MilRuntime:
@@ -92,3 +109,42 @@ def _packages(bundle: Bundle, component: str, options: Options) -> list[Any]:
     if options.provider not in (None, "cpu") and not options.allow_fallback:
         raise MissingBackend(f"mil has no {options.provider}, it executes on the cpu; pass --allow-fallback to go on")
     return [container.Package.open(path) for path in apple.packages(bundle, component)]
+
+
+def look(config: LookConfig) -> dict[str, Any]:
+    """Say what a Core ML package is made of, and which numbers go through it."""
+    if config.list_ops:
+        found = kinds(toolchain().Package.open(config.path), config.function)
+        print(*(f"{count:6}  {kind}" for kind, count in sorted(found.items())), sep="\n", file=sys.stderr)
+        return {"package": str(config.path), "operators": dict(sorted(found.items()))}
+    return verify(config.path, None, config.function, every=True)
+
+
+def verify(path: Path, against: Path | None, function: str | None = None, every: bool = False) -> dict[str, Any]:
+    """Execute a package on seeded inputs; raises GateError where it is not what PyTorch computes of `against`."""
+    toolchain()
+    from kdc_edge.torch_ref.mil import report
+    from kdc_edge.torch_ref.mil.verify import DEPARTS, verify
+
+    found = verify(path, against, function)
+    print(*report.table(found.lines if every else found.shown), sep="\n", file=sys.stderr)
+    print(f"{path}: {found.operators} operators, {LABEL}, in {found.calls} calls", file=sys.stderr)
+    whom = "its fp32 execution" if against is None else f"{against} in PyTorch fp32"
+    if found.departs is None:
+        print(f"no operator departs from {whom} by more than {DEPARTS:.0%}", file=sys.stderr)
+    else:
+        print(f"{found.departs.name} is the first to depart from {whom} by more than {DEPARTS:.0%}", file=sys.stderr)
+    for name, db in (found.snr_db or {}).items():
+        print(f"{name}: SNR {db:.1f} dB, floor {found.floor_db:.0f} dB", file=sys.stderr)
+    if not found.passed:
+        low = ", ".join(f"{name} {db:.1f} dB" for name, db in (found.snr_db or {}).items() if not db >= found.floor_db)
+        raise GateError(f"{path} is not what PyTorch computes of {against}: {low}, floor {found.floor_db:.0f} dB")
+    return {"kind": "package", "path": str(path), "executed": LABEL, **found.to_json()}
+
+
+def main(argv: list[str] | None = None) -> None:
+    command.run(look, argv, prog="python -m kdc_edge.runtimes.mil", description=__doc__)
+
+
+if __name__ == "__main__":
+    main()

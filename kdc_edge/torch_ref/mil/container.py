@@ -116,11 +116,9 @@ def require() -> Any:
 
 def _read(model: Path) -> Any:
     proto = require().proto
-    from google.protobuf.message import DecodeError
-
     try:
         spec = proto.Model_pb2.Model.FromString(model.read_bytes())
-    except DecodeError as error:
+    except Exception as error:  # the parser's own class has no types
         raise BundleError(f"{model}: damaged, not a Core ML model: {error}; {AGAIN}") from error
     if (kind := spec.WhichOneof("Type")) != "mlProgram":
         raise BundleError(f"{model}: holds {kind or 'nothing'}, only an ML program can be executed; {AGAIN}")
