@@ -109,12 +109,11 @@ def package_component(
     """Writes `folder`/TITLE.mlpackage; with a budget, the plan is measured on `calls`."""
     from convert.apple.compression import compress, together
     from convert.apple.mixed import mixed_plan
-    from convert.apple.networks import example, trace, wrap
+    from convert.apple.networks import wrap
     from kdc_edge.torch_ref.networks import load_network
 
     start = time.perf_counter()
     opened = Checkpoint.open(checkpoint)
-    ports = swift_ports(opened, component, settings.batch)
     plain = load_network(opened, component)
     parameters, macs = sum(p.numel() for p in plain.parameters()), _macs(plain, opened, component)
     sensitivity = {}
@@ -123,42 +122,56 @@ def package_component(
     network = wrap(plain.model, component, settings.attention)
     del plain
     names = {mil_name(name): name for name, _ in network.model.named_parameters()}
-    sizes = settings.resolutions if component in SIZED else ()
-    probe: Overflow | None = None
-    models = {}
     with silent(), tempfile.TemporaryDirectory() as workspace:
-        for size in (every := (None, *sizes)):
-            resized = ports if size is None else _resized(opened, component, settings.batch, size)
-            traced = trace(network, example(resized))
-            if size is every[-1]:
-                del network
-            model = convert(traced, resized, settings)
-            if size is None and settings.half and calls is not None:
-                probe = _probed(model, opened, component, settings, calls, Path(workspace))
-                if probe.operators:
-                    settings = replace(settings, islands=probe.operators)
-                    model = convert(traced, resized, settings)
-            models[DEFAULT if size is None else function_name(*size)] = model
-            del traced, model
+        models, probe = _programs(network, opened, component, settings, calls, Path(workspace))
+        del network
         parts = _parts(models.pop(DEFAULT), component, settings.chunk, Path(workspace))
         made = {title: compress(part, plan, names) for title, part in parts.items()}
         for title, (part, _) in made.items():
             others = {name: compress(model, plan, names)[0] for name, model in models.items()}
             describe(part, component, settings.about)
             save(part, others, folder / f"{title}.mlpackage")
-    took = time.perf_counter() - start, peak_mib(), parameters, macs
-    kinds = Counter[str]()
-    for title in made:
-        kinds.update(operators(folder / f"{title}.mlpackage"))
-    summary = together([summary for _, summary in made.values()])
-    found = [
-        line
-        for title in made
-        for line in advice(folder / f"{title}.mlpackage", chunks=bool(PACKAGES[component].chunks))
-    ]
+    paths = [folder / f"{title}.mlpackage" for title in made]
     return Packaged(
-        *took, dict(sorted(kinds.items())), tuple(made), summary, settings.islands, sensitivity, tuple(found), probe
+        seconds=time.perf_counter() - start,
+        peak_mib=peak_mib(),
+        parameters=parameters,
+        macs=macs,
+        operators=dict(sorted(sum(map(operators, paths), Counter[str]()).items())),
+        packages=tuple(made),
+        compressed=together([summary for _, summary in made.values()]),
+        islands=() if probe is None else probe.operators,
+        sensitivity=sensitivity,
+        advice=tuple(line for path in paths for line in advice(path, chunks=bool(PACKAGES[component].chunks))),
+        overflow=probe,
     )
+
+
+def _programs(
+    network: "nn.Module",
+    checkpoint: Checkpoint,
+    component: str,
+    settings: Settings,
+    calls: Calls | None,
+    workspace: Path,
+) -> "tuple[dict[str, Any], Overflow | None]":
+    """A program for each size of latents, the checkpoint's own first; what was met that fp16 cannot hold is in none."""
+    from convert.apple.networks import example, trace
+
+    models: dict[str, Any] = {}
+    probe: Overflow | None = None
+    for size in (None, *(settings.resolutions if component in SIZED else ())):
+        own = swift_ports(checkpoint, component, settings.batch)
+        ports = own if size is None else _resized(checkpoint, component, settings.batch, size)
+        traced = trace(network, example(ports))
+        model = convert(traced, ports, settings)
+        if size is None and settings.half and calls is not None:
+            probe = _probed(model, checkpoint, component, settings, calls, workspace)
+            if probe.operators:
+                settings = replace(settings, islands=probe.operators)
+                model = convert(traced, ports, settings)
+        models[DEFAULT if size is None else function_name(*size)] = model
+    return models, probe
 
 
 def _probed(
@@ -252,15 +265,14 @@ def tidy(path: Path) -> None:
     (path / PROGRAM).write_bytes(spec.SerializeToString(deterministic=True))
 
 
-def operators(path: Path) -> dict[str, int]:
+def operators(path: Path) -> Counter[str]:
     """Operators of a package by kind, constants left out."""
     import coremltools as ct
 
     spec = ct.proto.Model_pb2.Model.FromString((path / PROGRAM).read_bytes())
     main = spec.mlProgram.functions[spec.description.defaultFunctionName or "main"]
     block = main.block_specializations[main.opset]
-    found = Counter(op.type for op in block.operations if op.type != "const" and not op.type.startswith("constexpr_"))
-    return dict(sorted(found.items()))
+    return Counter(op.type for op in block.operations if op.type != "const" and not op.type.startswith("constexpr_"))
 
 
 def mil_name(name: str) -> str:
