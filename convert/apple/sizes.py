@@ -12,7 +12,7 @@ from convert.estimate import SPARE_MIB, Estimate
 from kdc_edge.checkpoint import Checkpoint, read_header, weight_files
 from kdc_edge.spec import FOLDERS
 
-BASE_MIB, FACTOR = 560, 2.0
+BASE_MIB, FACTOR = 640, 1.95
 ENCODER = ("encoder.", "quant_conv.")  # an autoencoder's other half
 
 
