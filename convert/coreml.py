@@ -126,6 +126,10 @@ class Job:
         half = self.precision != "fp32"
         return Settings(config.target, half, about, config.batch, config.attention, config.chunk, sizes)
 
+    def floor_db(self, component: str) -> float:
+        """A budget buys what it can: nothing is asked of it but more signal than noise."""
+        return 0.0 if self.budget(component) else floor_db(self.plans[component], self.precision)
+
     def budget(self, component: str) -> Budget | None:
         if component != "unet" or self.config.budget_mib is None:
             return None
@@ -224,7 +228,7 @@ def _build(job: Job, folder: Path) -> tuple[Manifest, dict[str, Any]]:
     layout.write_resources(folder)
     draft = _manifest(job, packaged, folder)
     runtime = "coreml" if sys.platform == "darwin" else "mil"
-    floors = {name: floor_db(chosen, job.precision) for name, chosen in job.plans.items()}
+    floors = {name: job.floor_db(name) for name in job.plans}
     found = check(job.checkpoint, Bundle(folder, draft, bundle_id(draft)), runtime, floors)
     manifest = seal(folder, replace(draft, requires=replace(draft.requires, memory_mib=found.memory_mib)))
     report = {"format": 1, "machine": machine.describe(), "checked": HOW[runtime], **_took(job, packaged, manifest)}
@@ -272,7 +276,7 @@ def _manifest(job: Job, packaged: Mapping[str, Packaged], folder: Path) -> Manif
             parameters=done.parameters,
             macs=done.macs,
             operators=done.operators,
-            quantization=schemes.described(job.plans[name], job.precision),
+            quantization=_quantization(job, done),
             options=_options(job, name),
         )
         for name, done in packaged.items()
@@ -291,6 +295,11 @@ def _manifest(job: Job, packaged: Mapping[str, Packaged], folder: Path) -> Manif
         provenance=provenance.provenance(job.checkpoint, TOOLS),
         requires=Requires(runtime="Core ML", os=os),
     )
+
+
+def _quantization(job: Job, done: Packaged) -> dict[str, Any] | None:
+    """Tensors by how they are stored; small ones are fp16."""
+    return {"tensors": done.compressed.tensors, "compute": "float16"} if job.settings.half else None
 
 
 def _options(job: Job, component: str) -> dict[str, Any]:

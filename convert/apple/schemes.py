@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from convert.apple.targets import TARGETS, TargetName
 from kdc_edge import schema
@@ -207,14 +207,6 @@ def bits(scheme: Scheme, stored: int = 16) -> float:
         case Sparse(sparse=share, then=then):
             return 1 + (1 - share) * bits(then)
     raise AssertionError(scheme)
-
-
-def described(plan: Plan, precision: str) -> dict[str, Any] | None:
-    """The manifest's `quantization`."""
-    if precision == "fp32":
-        return None
-    weights = "float16" if plan.default is None and not plan.names else schema.dump(plan)
-    return {"weights": weights, "compute": "float16"}
 
 
 def check_names(plan: Plan, names: Sequence[str], operators: Sequence[str]) -> None:

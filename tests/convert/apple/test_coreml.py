@@ -93,6 +93,14 @@ def test_weights_that_are_cut_off_are_exit_5(copy: Path, tmp_path: Path, capsys)
     assert refused(capsys, tmp_path)[0] == 5
 
 
+def test_a_budget_has_no_floor_but_what_stands_beside_it_has(copy: Path, tmp_path: Path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("red apple")
+    mixed = {"precision": "mixed", "budget_mib": 0.2, "calibration": prompts}
+    job = coreml.plan(coreml.CoremlConfig(copy, tmp_path / "out", **mixed))
+    assert [job.floor_db(name) for name in job.plans] == [33, 0, 33]
+
+
 def test_a_dry_run_tells_sizes_and_memory_and_writes_nothing(copy: Path, tmp_path: Path, capsys):
     with pytest.raises(SystemExit) as done:
         main(["--model", str(copy), "-o", str(tmp_path / "out"), "--precision", "palette4", "--dry-run", "--json"])
