@@ -35,7 +35,7 @@ def _theirs(weights: list[np.ndarray]) -> float:
 
 
 @pytest.mark.slow
-def test_palettes_are_found_faster_than_by_one_worker_and_are_no_worse():
+def test_palettes_are_found_faster_than_by_one_worker_and_are_no_worse() -> None:
     pytest.importorskip("coremltools", reason="coremltools is not installed; pip install 'kdc-edge[coreml]'")
     random = np.random.RandomState(0)
     weights = [(random.standard_normal(size) * 0.04).astype(np.float16) for size in SIZES]
