@@ -10,7 +10,7 @@ TEMPLATE = """\
 A text-to-image model as a kdc-edge bundle: {runtime}, {precision}, for {target}. {width}×{height} pixels, {steps} steps
 of {sampler}, guidance {guidance:g}.
 
-    kdc-edge generate "red apple" --bundle <this folder> -o apple.png
+    kdc-edge generate "red apple" --bundle <this folder>{runtime_flag} -o apple.png
 
 Needs {needs}. Bundle id `{id}`.
 
@@ -35,6 +35,7 @@ def card(manifest: Manifest, bundle_id: str, report: dict[str, Any]) -> str:
     return TEMPLATE.format(
         name=manifest.name,
         runtime=manifest.runtime,
+        runtime_flag="" if manifest.runtime == "onnx" else f" --runtime {manifest.runtime}",
         precision=manifest.precision,
         target=manifest.target,
         width=width,

@@ -6,6 +6,7 @@ taken to add up. From 4 bits everywhere, layers rise in the order of error remov
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -17,9 +18,9 @@ from kdc_edge.errors import UsageError
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to store a layer."""
+    """One way to store a layer; what `stored` is, is the plan's business."""
 
-    stored: Stored
+    stored: Any
     bytes: int
     error: float
 
@@ -42,7 +43,8 @@ def mixed_plan(
     choices = {}
     for name in (name for name in layers if name not in fixed):
         ways = [kind[name] for kind in kinds]
-        choices[name] = [Choice(way, size(way), _error(network, layers[name], way, probes, reference)) for way in ways]
+        errors = [output_error(network, layers[name], way.restored(), probes, reference) for way in ways]
+        choices[name] = [Choice(way, size(way), error) for way, error in zip(ways, errors, strict=True)]
     return fixed | allocate(choices, budget - sum(size(half) for half in fixed.values()))
 
 
@@ -60,7 +62,7 @@ def size(stored: Stored) -> int:
     return stored.values.numel() * stored.grid.bits // 8 + 4 * stored.scale.numel()
 
 
-def allocate(choices: Mapping[str, Sequence[Choice]], budget: float) -> Plan:
+def allocate(choices: Mapping[str, Sequence[Choice]], budget: float) -> dict[str, Any]:
     """From the first choice of every layer onwards: always the step that takes away most error for a byte."""
     taken = dict.fromkeys(choices, 0)
     spent = sum(ways[0].bytes for ways in choices.values())
@@ -85,12 +87,12 @@ def _affordable(
     return found
 
 
-def _error(
-    network: nn.Module, layer: nn.Module, way: Stored, probes: Sequence[Feed], reference: Sequence[Tensor]
+def output_error(
+    network: nn.Module, layer: nn.Module, weight: Tensor, probes: Sequence[Feed], reference: Sequence[Tensor]
 ) -> float:
-    """Squared error of the output with this layer alone stored so."""
+    """Squared error of the output with `weight` in this layer alone."""
     kept = layer.weight.data
-    layer.weight.data = way.restored()
+    layer.weight.data = weight
     found = sum(float((run(network, p) - r).square().sum()) for p, r in zip(probes, reference, strict=True))
     layer.weight.data = kept
     return found

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from kdc_edge.differences import EQUAL_DB, snr_db
 from kdc_edge.errors import GateError
 from kdc_edge.runtimes import Runtime
 
-EQUAL_DB = 200.0  # what identical arrays get: past the resolution of fp32
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -89,19 +89,6 @@ def gate(results: Iterable[Parity]) -> None:
     failed = [f"{r.component} {r.worst:.1f} dB, floor {r.floor:.0f}" for r in results if not r.passed]
     if failed:
         raise GateError(f"not the network PyTorch runs: {'; '.join(failed)}; nothing was written")
-
-
-def snr_db(reference: np.ndarray, out: np.ndarray) -> float:
-    """Signal to noise of `out`, at most EQUAL_DB; NaN where either is not finite or the shapes differ."""
-    if reference.shape != out.shape:
-        return math.nan
-    ref = reference.astype(np.float64)
-    noise, signal = float(np.sum((ref - out) ** 2)), float(np.sum(ref**2))
-    if not math.isfinite(noise + signal):
-        return math.nan
-    if noise == 0:
-        return EQUAL_DB
-    return min(EQUAL_DB, 10 * math.log10(signal / noise)) if signal > 0 else -EQUAL_DB
 
 
 def psnr_db(reference: np.ndarray, out: np.ndarray) -> float:

@@ -17,7 +17,7 @@ from kdc_edge.files import replacing
 from kdc_edge.images import check_picture, contact_sheet, pixel_hash
 from kdc_edge.inspection import lines, look, open_any, summarize
 from kdc_edge.pipeline import Pipeline
-from kdc_edge.runtimes import Options
+from kdc_edge.runtimes import Options, apple, mil
 from kdc_edge.stages import STAGES, run_stage
 
 DESCRIPTION = f"""Text to image on the device.
@@ -51,7 +51,7 @@ class GenerateConfig:
     """Pixels, of bundles that were converted with --any-size."""
     width: int | None = None
     runtime: str = "ort"
-    """ort or openvino; auto: the faster here, measured once; or fake: noise, without a network."""
+    """ort, openvino; auto: the faster here, measured once; coreml; mil: a Core ML bundle without Core ML; fake: noise."""
     provider: str | None = None
     """Of the runtime: cpu, cuda, tensorrt, coreml, openvino, ..."""
     threads: int | None = None
@@ -70,6 +70,16 @@ class PathConfig:
 
     path: tyro.conf.Positional[Path]
     """A bundle or a checkpoint; to inspect, also a replay buffer."""
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """What to check."""
+
+    path: tyro.conf.Positional[Path]
+    """A bundle, a checkpoint, or a Core ML package (.mlpackage)."""
+    against: Path | None = None
+    """Of a Core ML package: the checkpoint whose network it must compute."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +124,12 @@ def inspect(config: PathConfig) -> dict[str, Any]:
     return summary
 
 
-def verify(config: PathConfig) -> dict[str, Any]:
-    """Check a bundle or a checkpoint: schema, sizes, SHA-256, weights."""
+def verify(config: VerifyConfig) -> dict[str, Any]:
+    """Check a bundle or a checkpoint: schema, sizes, SHA-256, weights; execute a Core ML package operator by operator."""
+    if config.path.suffix == apple.SUFFIX:
+        return mil.verify(config.path, config.against)
+    if config.against is not None:
+        raise UsageError(f"--against is for Core ML packages ({apple.SUFFIX}); {config.path} is checked by its hashes")
     summary = summarize(open_any(config.path))
     print(f"{config.path}: {summary['kind']} {summary['id']} is whole", file=sys.stderr)
     return {key: summary[key] for key in ("kind", "id")}

@@ -65,6 +65,8 @@ AUTO = "auto"  # the fastest of them, see kdc_edge.runtimes.fastest
 RUNTIMES: dict[str, Entry] = {
     "ort": Entry("kdc_edge.runtimes.ort", ("onnx",)),
     "openvino": Entry("kdc_edge.runtimes.openvino", ("onnx",)),
+    "coreml": Entry("kdc_edge.runtimes.coreml", ("coreml",)),
+    "mil": Entry("kdc_edge.runtimes.mil", ("coreml",), measured=False),
     "fake": Entry("kdc_edge.runtimes.fake", ("onnx", "coreml", "tensorrt"), measured=False),
 }
 

@@ -2,6 +2,9 @@
 
 import contextlib
 import importlib
+import io
+import logging
+import warnings
 from collections.abc import Iterator
 
 
@@ -20,3 +23,17 @@ def quiet(*libraries: str) -> Iterator[None]:
             log.set_verbosity(verbosity)
             if bar:
                 log.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """No log, no warning and no progress bar inside the block: coremltools has some of each at import and in every pass."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        output = contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO())
+        with output[0], output[1], warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

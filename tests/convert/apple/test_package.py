@@ -1,0 +1,153 @@
+"""Packages: what the Swift side expects, exact timesteps in fp16, attention by einsums, one program for all versions."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import coremltools as ct
+import numpy as np
+import pytest
+import torch
+
+from convert.apple import networks
+from convert.apple.attention import SplitEinsum
+from convert.apple.package import convert, package_component, swift_ports, tidy
+from convert.apple.schemes import PRECISIONS
+from convert.parity import snr_db
+from kdc_edge.checkpoint import Checkpoint
+from kdc_edge.errors import GateError
+from kdc_edge.runtimes.apple import PACKAGES, call
+from kdc_edge.spec import component_ports, pipeline_spec
+from kdc_edge.torch_ref.mil.program import Program
+from kdc_edge.torch_ref.networks import load_network
+from kdc_edge.torch_ref.quiet import silent
+from kdc_edge.torch_ref.runtime import open_runtime
+from tests.convert.apple.toy import ABOUT, PORTS, SETTINGS, Wrapped
+
+FLOAT32 = 65568  # FeatureTypes.proto, ArrayDataType
+
+
+@pytest.mark.parametrize("component", PACKAGES)
+def test_every_name_shape_and_type_is_what_the_swift_package_reads(
+    component: str, packages: Path, tiny_checkpoint: Path
+):
+    spec = ct.models.utils.load_spec(str(packages / f"{PACKAGES[component].title}.mlpackage"))
+    ports = swift_ports(Checkpoint.open(tiny_checkpoint), component, batch=1)
+    for features, wanted in ((spec.description.input, ports.inputs), (spec.description.output, ports.outputs)):
+        assert [feature.name for feature in features] == [port.name for port in wanted]
+        assert {feature.type.multiArrayType.dataType for feature in features} == {FLOAT32}
+        assert all(feature.shortDescription for feature in features)
+    for feature, port in zip(spec.description.input, ports.inputs, strict=True):
+        assert tuple(feature.type.multiArrayType.shape) == port.shape
+    told = spec.description.metadata
+    assert (told.author, told.license, told.versionString) == (ABOUT.author, ABOUT.licence, ABOUT.version)
+    assert told.shortDescription == PACKAGES[component].summary
+    assert spec.specificationVersion == 8
+
+
+@pytest.mark.parametrize("timestep", [1, 500, 981, 999])
+def test_an_fp16_package_has_the_timestep_exactly(timestep: int, packages: Path, tiny_checkpoint: Path):
+    """Each fp16 operator rounded: with the angle in fp16, too, the prediction is off by up to 9e-3."""
+    random = np.random.RandomState(timestep)
+    inputs = {
+        "sample": random.standard_normal((1, 16, 8, 8)).astype(np.float32),
+        "timestep": np.array(timestep, np.float32),
+        "encoder_hidden_states": random.standard_normal((1, 77, 32)).astype(np.float32),
+    }
+    reference = open_runtime(Checkpoint.open(tiny_checkpoint), "unet")
+    program = Program.open(packages / "Unet.mlpackage")
+    out = call("unet", reference.ports, 1, lambda arrays: program(**arrays), inputs)["out_sample"]
+    wanted = reference(**inputs)["out_sample"]
+    assert np.abs(out - wanted).max() / np.abs(wanted).max() < 2e-3
+    kept = {step.kind for step in program.steps if "fp32" in step.types} - {"cast"}
+    assert kept == {"expand_dims", "mul", "sin", "cos"}
+
+
+@pytest.mark.parametrize("component", PACKAGES)
+def test_packages_answer_as_pytorch_does(component: str, packages: Path, tiny_checkpoint: Path):
+    assert nearness(component, packages, tiny_checkpoint) > 50
+
+
+def nearness(component: str, folder: Path, path: Path) -> float:
+    """Least SNR of a component's outputs, three rows asked of a package of one, dB."""
+    checkpoint = Checkpoint.open(path)
+    ports = component_ports(checkpoint, pipeline_spec(checkpoint))[component]
+    random, inputs = np.random.RandomState(3), {}
+    for port in ports.inputs:
+        shape = tuple(3 if axis == "batch" else axis for axis in port.shape)
+        drawn = random.randint(0, 200, shape) if port.dtype == "int64" else random.standard_normal(shape)
+        inputs[port.name] = np.asarray(drawn, port.dtype)
+    program = Program.open(folder / f"{PACKAGES[component].title}.mlpackage")
+    found = call(component, ports, 1, lambda arrays: program(exact=True, **arrays), inputs)
+    return min(snr_db(wanted, found[name]) for name, wanted in open_runtime(checkpoint, component)(**inputs).items())
+
+
+def test_einsum_attention_is_attention(tiny_sd_checkpoint: Path):
+    """Cross and self attention of the whole U-Net, fp32, in PyTorch."""
+    model = load_network(Checkpoint.open(tiny_sd_checkpoint), "unet").model
+    torch.manual_seed(0)
+    inputs = torch.randn(2, 4, 8, 8), torch.tensor(700.0), torch.randn(2, 77, 32)
+    with torch.no_grad():
+        plain = model(*inputs).sample
+        model.set_attn_processor(SplitEinsum())
+        assert snr_db(plain.numpy(), model(*inputs).sample.numpy()) > 110
+
+
+def test_einsum_attention_refuses_masks():
+    with pytest.raises(NotImplementedError, match="without masks"):
+        SplitEinsum()(torch.nn.Identity(), torch.zeros(1, 2, 4), attention_mask=torch.zeros(1, 2))
+
+
+def other_weights(seed: int) -> Wrapped:
+    network = Wrapped().eval()
+    torch.manual_seed(seed)
+    for parameter in network.parameters():
+        parameter.data = torch.randn_like(parameter)
+    return network
+
+
+def test_an_update_is_a_weight_file_and_not_a_program(tmp_path: Path):
+    """Two versions of a network: the same program byte for byte, names and places of all tensors in it."""
+    files = {}
+    for name, seed in (("first", 1), ("again", 1), ("next", 2)):
+        with silent():
+            model = convert(networks.trace(other_weights(seed), networks.example(PORTS)), PORTS, SETTINGS)
+            model.save(str(tmp_path / f"{name}.mlpackage"))
+            tidy(tmp_path / f"{name}.mlpackage")
+        root = tmp_path / f"{name}.mlpackage"
+        files[name] = {
+            path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()
+        }
+    assert files["first"] == files["again"]
+    assert [name for name in files["first"] if files["first"][name] != files["next"][name]] == [
+        "Data/com.apple.CoreML/weights/weight.bin"
+    ]
+
+
+class Exotic(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.cholesky(x)
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # coremltools leaves a folder to the collector
+def test_an_operator_that_coremltools_does_not_know_is_a_gate_error():
+    traced = networks.trace(Exotic(), [torch.eye(3)])
+    ports = replace(PORTS, inputs=(replace(PORTS.inputs[0], shape=(3, 3)),))
+    with pytest.raises(GateError, match=r"cannot convert it: .*cholesky"), silent():
+        convert(traced, ports, SETTINGS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["ios16", "ios17", "ios18"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("component", PACKAGES)
+def test_every_network_on_every_target_by_every_scheme(
+    component: str, precision: str, target: str, tiny_checkpoint: Path, tmp_path: Path
+):
+    plan = PRECISIONS[precision][component]
+    if target != "ios18" and precision in ("palette3", "int4") and component == "unet":
+        pytest.skip(f"{precision} is refused for {target}, see test_schemes")
+    settings = replace(SETTINGS, target=target, half=precision != "fp32")
+    package_component(tiny_checkpoint, component, tmp_path, settings, plan)
+    assert nearness(component, tmp_path, tiny_checkpoint) > (90 if precision == "fp32" else 4)
