@@ -60,7 +60,6 @@ def export_component(
 ) -> Exported:
     """Writes `folder`/model.onnx; `leave` are patterns of layers that are not made small, `fused` is a target's."""
     from convert.integers import quantise, split_shortcuts
-    from convert.rewrites import rewrite
     from convert.storing import store
     from kdc_edge.torch_ref.networks import load_network
 
@@ -71,19 +70,26 @@ def export_component(
     plan = _plan(network, scheme, calls, leave) if isinstance(scheme, Weights | Mixed) else {}
     if isinstance(scheme, Static):
         leave = [*leave, *_spared(network, scheme, calls, leave)]
-    model = _trace(network, ports, _tensors(ports, batch=2))
-    rewrite(model, fused)
-    weights = _name_weights(model.graph, network)
+    model, weights = traced(network, ports, fused)
     if isinstance(scheme, Static):
         split_shortcuts(model.graph)
     if isinstance(scheme, Weights | Mixed):
         store(model, weights, plan)
-    _save(model, folder / MODEL)
+    save(model, folder / MODEL)
     if isinstance(scheme, Static | Dynamic):
         quantise(folder / MODEL, scheme, calls, leave)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     counters = count_file(folder / MODEL)
     return Exported(time.perf_counter() - start, peak_mib(), parameters, counters, tuple(leave))
+
+
+def traced(network: "torch.nn.Module", ports: Ports, fused: bool) -> tuple["ir.Model", list[str]]:
+    """The network's graph in fp32, attention as the target has it, and the names of its weights."""
+    from convert.rewrites import rewrite
+
+    model = _trace(network, ports, _tensors(ports, batch=2))
+    rewrite(model, fused)
+    return model, _name_weights(model.graph, network)
 
 
 def _plan(network: "torch.nn.Module", scheme: Weights | Mixed, calls: Calls | None, leave: Names) -> "Plan":
@@ -183,7 +189,8 @@ def _digest(array: "np.ndarray") -> bytes:
     return hashlib.sha256(np.ascontiguousarray(array).data).digest()
 
 
-def _save(model: "ir.Model", path: Path) -> None:
+def save(model: "ir.Model", path: Path) -> None:
+    """Weights too large for one file go beside it."""
     import onnx_ir as ir
 
     weights = sum(value.const_value.nbytes for value in model.graph.initializers.values())
