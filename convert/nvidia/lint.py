@@ -64,7 +64,7 @@ class Graph:
         return max((entry.version for entry in self.model.opset_import if entry.domain in STANDARD), default=0)
 
     def kind(self, node: "onnx.NodeProto") -> str:
-        """The name of the element type that a QuantizeLinear makes or a DequantizeLinear reads; uint8 where it is not said."""
+        """Name of the type that a QuantizeLinear makes (uint8 if it does not say) or a DequantizeLinear reads."""
         from onnx import TensorProto
 
         said = node.input[2] if len(node.input) > 2 and node.input[2] else ""

@@ -60,8 +60,10 @@ class Entry:
 
 
 RUNTIMES: dict[str, Entry] = {
-    "ort": Entry("kdc_edge.runtimes.ort", ("onnx",)),
+    "ort": Entry("kdc_edge.runtimes.ort", ("onnx", "tensorrt")),
     "openvino": Entry("kdc_edge.runtimes.openvino", ("onnx",)),
+    "emulated": Entry("kdc_edge.runtimes.emulated", ("tensorrt",)),
+    "tensorrt": Entry("kdc_edge.runtimes.tensorrt", ("tensorrt",)),
     "fake": Entry("kdc_edge.runtimes.fake", ("onnx", "coreml", "tensorrt")),
 }
 
