@@ -3,7 +3,7 @@
     python -m convert.tensorrt --model assets/emoji-64/fewstep --precision fp16 -o runs/fewstep/tensorrt
     python -m convert.tensorrt lint model.onnx
 
-Precision lives in the graph: 16-bit tensors with fp32 islands where a probe finds that numbers outgrow fp16, symmetric int8 or
+Precision lives in the graph: 16-bit tensors, fp32 islands where a probe finds that numbers outgrow fp16, symmetric int8 or
 fp8 with weights stored small. Parity is measured on onnxruntime's CPU with every 16-bit tensor rounded, which is emulation
 and labelled so; engines are built on the device (kdc-edge build), for they fit one machine and one version only.
 """
@@ -11,7 +11,7 @@ and labelled so; engines are built on the device (kdc-edge build), for they fit 
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
