@@ -98,14 +98,16 @@ def build(
     if target is not None:
         config.num_compute_capabilities = 1
         config.set_compute_capability(target, 0)
-    cache = config.create_timing_cache(timing_cache)
-    config.set_timing_cache(cache, False)
+    cache = None
+    if target is None:  # without a device nothing is timed
+        cache = config.create_timing_cache(timing_cache)
+        config.set_timing_cache(cache, False)
     if any(isinstance(axis, str) for port in inputs for axis in port.shape):
         config.add_optimization_profile(_profile(builder, inputs, profile))
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BundleError(f"{model}: TensorRT {trt.__version__} built nothing; its log above says why")
-    return bytes(plan), bytes(cache.serialize())
+    return bytes(plan), b"" if cache is None else bytes(cache.serialize())
 
 
 def _config(trt: Any, builder: Any, options: BuildOptions) -> Any:

@@ -1,4 +1,4 @@
-"""TensorRT over bundles of typed ONNX: engines from the device's cache, built where there is none; numpy in and out, no torch.
+"""TensorRT over bundles of typed ONNX: engines from the cache, built where there is none; numpy in and out.
 
 Arrays go through one buffer a port; a call is one CUDA graph after the first of its shapes, where TensorRT can be captured.
 """
@@ -17,6 +17,7 @@ from kdc_edge.runtimes import device as cuda
 from kdc_edge.runtimes.half import widened
 
 TO_DEVICE, TO_HOST = 1, 2  # cudaMemcpyKind
+DEFAULTS = engines.BuildOptions()
 
 
 class TensorRtRuntime:
@@ -108,7 +109,7 @@ def open(bundle: Bundle, component: str, options: Options) -> Runtime:
 
 def engine(
     bundle: Bundle, component: str, trt: Any, cudart: Any, cache: Path | None = None,
-    options: engines.BuildOptions = engines.BuildOptions(),
+    options: engines.BuildOptions = DEFAULTS,
 ) -> tuple[Path, bool]:  # fmt: skip
     """The engine of a component for this device, and whether it was built now."""
     entry, here = bundle.component(component), cuda.device(cudart)
