@@ -1,7 +1,7 @@
 """Builds TensorRT engines from typed ONNX, on the machine they will run on: no torch, the same code from 10.3 to 11.
 
 Networks are strongly typed: precision is in the graph, and no precision flag is ever set, for TensorRT 11 has none. Driven
-by the module it is given: `tensorrt`, `tensorrt_rtx` (which builds on a CPU, for SM86), or a fake with a version's attributes.
+by the module it is given: `tensorrt`, `tensorrt_rtx` (which builds on a CPU), or a fake with a version's attributes.
 """
 
 import logging
