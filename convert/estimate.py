@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.schemes import Mixed, Scheme, Weights, calibrated, stored_bits
+from convert.schemes import Mixed, Scheme, Typed, Weights, calibrated, stored_bits
 from kdc_edge.checkpoint import Checkpoint, read_header, weight_files
 from kdc_edge.errors import ResourceError
 from kdc_edge.spec import FOLDERS
@@ -49,7 +49,8 @@ def estimate(checkpoint: Checkpoint, schemes: Mapping[str, Scheme]) -> Estimate:
 
 def _rounding_mib(shapes: Iterable[Sequence[int]], scheme: Scheme) -> float:
     """Of the correlations of inputs that rounding looks at."""
-    if not isinstance(scheme, Weights | Mixed) or not calibrated(scheme):
+    rounded = scheme.weights is not None if isinstance(scheme, Typed) else isinstance(scheme, Weights | Mixed)
+    if not rounded or not calibrated(scheme):
         return 0
     columns = (math.prod(shape[1:]) for shape in shapes if len(shape) > 1)
     return min(HESSIANS_BYTES, sum(4 * k * min(k, LARGEST) for k in columns)) / 2**20

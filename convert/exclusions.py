@@ -22,14 +22,29 @@ from convert.schemes import excluded
 from convert.weights import Feed, Feeds, operator, run, weighted
 from kdc_edge.errors import UsageError
 
-WEIGHT_BITS = 7  # used of 8, see convert.integers
 MARGIN_DB = 5.0  # above the floor: other calls than the probes are worse
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a runtime multiplies in int8."""
+
+    weight_bits: int
+    symmetric: bool
+    """Activations have a zero point of 0."""
+    outputs: bool
+    """What comes out is rounded to int8, too."""
+
+
+UNSIGNED = Arithmetic(weight_bits=7, symmetric=False, outputs=True)  # onnxruntime's, see convert.integers
+SYMMETRIC = Arithmetic(weight_bits=8, symmetric=True, outputs=False)  # TensorRT's
 
 
 @dataclass
 class Range:
     """Least and greatest value of what goes into a layer and comes out; of a call, input shape and multiplications."""
 
+    arithmetic: Arithmetic
     ends: dict[str, tuple[float, float]] = field(default_factory=dict)
     shape: tuple[int, ...] = ()
     macs: int = 0
@@ -39,8 +54,11 @@ class Range:
         self.ends[where] = (min(low, x.min().item()), max(high, x.max().item()))
 
     def quantised(self, where: str, x: Tensor) -> Tensor:
-        """Through 8 unsigned bits."""
+        """Through 8 bits."""
         low, high = self.ends[where]
+        if self.arithmetic.symmetric:
+            step = max(-low, high, 1e-12) / 127
+            return (x / step).round().clamp(-127, 127) * step
         step = max(high - low, 1e-12) / 255
         zero = round(-low / step)
         return ((x / step).round() + zero).clamp(0, 255).sub(zero) * step
@@ -53,11 +71,18 @@ class Sensitivity:
     patterns of layers that stay in fp32 anyway.
     """
 
-    def __init__(self, network: nn.Module, feeds: Feeds, probes: Sequence[Feed], leave: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        feeds: Feeds,
+        probes: Sequence[Feed],
+        leave: Sequence[str] = (),
+        arithmetic: Arithmetic = UNSIGNED,
+    ) -> None:
         self.network, self.probes = network, probes
         layers = {n: m for n, m in weighted(network).items() if operator(m) != "Gather"}
         self.layers = {n: m for n, m in layers.items() if not excluded(n, operator(m), leave)}
-        self.ranges = _ranges(network, self.layers, feeds)
+        self.ranges = _ranges(network, self.layers, feeds, arithmetic)
         self.reference = [run(network, probe) for probe in probes]
 
     def errors(self, names: Iterable[str]) -> np.ndarray:
@@ -116,8 +141,10 @@ def afford(errors: np.ndarray, ms: np.ndarray, left: float) -> set[int]:
     return out
 
 
-def _ranges(network: nn.Module, layers: Mapping[str, nn.Module], feeds: Feeds) -> dict[str, Range]:
-    ranges = {name: Range() for name in layers}
+def _ranges(
+    network: nn.Module, layers: Mapping[str, nn.Module], feeds: Feeds, arithmetic: Arithmetic
+) -> dict[str, Range]:
+    ranges = {name: Range(arithmetic) for name in layers}
 
     def watch(met: Range) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -137,8 +164,8 @@ def _ranges(network: nn.Module, layers: Mapping[str, nn.Module], feeds: Feeds) -
 @contextlib.contextmanager
 def _in_int8(layers: Sequence[tuple[nn.Module, Range]]) -> Iterator[None]:
     kept = [layer.weight.data for layer, _ in layers]
-    for layer, _ in layers:
-        layer.weight.data = nearest(layer.weight.data, Grid(WEIGHT_BITS)).restored()
+    for layer, met in layers:
+        layer.weight.data = nearest(layer.weight.data, Grid(met.arithmetic.weight_bits)).restored()
     hooks = [hook for layer, met in layers for hook in _rounding(layer, met)]
     try:
         with _hooked(hooks):
@@ -150,7 +177,8 @@ def _in_int8(layers: Sequence[tuple[nn.Module, Range]]) -> Iterator[None]:
 
 def _rounding(layer: nn.Module, met: Range) -> Iterator[RemovableHandle]:
     yield layer.register_forward_pre_hook(lambda _, inputs: (met.quantised("in", inputs[0]), *inputs[1:]))
-    yield layer.register_forward_hook(lambda _, __, output: met.quantised("out", output))
+    if met.arithmetic.outputs:
+        yield layer.register_forward_hook(lambda _, __, output: met.quantised("out", output))
 
 
 @contextlib.contextmanager

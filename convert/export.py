@@ -19,6 +19,7 @@ from convert.calibration import Calls
 from convert.counters import Counters, count_file
 from convert.schemes import Dynamic, Mixed, Scheme, Static, Weights, floor_db
 from kdc_edge.checkpoint import Checkpoint
+from kdc_edge.manifest import PipelineSpec
 from kdc_edge.ports import Ports, free_axes, resolve, zeros
 from kdc_edge.process import peak_mib
 from kdc_edge.spec import component_ports, pipeline_spec
@@ -65,7 +66,6 @@ def export_component(
     `leave` are patterns of layers that are not made small, `fused` is a target's; `any_size` leaves height and width open.
     """
     from convert.integers import quantise, split_shortcuts
-    from convert.rewrites import rewrite
     from convert.storing import store
     from kdc_edge.torch_ref.networks import load_network
 
@@ -75,23 +75,33 @@ def export_component(
     ports = component_ports(opened, spec, any_size)[component]
     network = load_network(opened, component)
     plan = _plan(network, scheme, calls, leave) if isinstance(scheme, Weights | Mixed) else {}
-    model = _trace(network, ports, _tensors(ports, {"batch": 2, **spec.sizes}))
-    rewrite(model, fused)
-    weights = _name_weights(model.graph, network)
+    model, weights = traced(network, ports, spec, fused)
     if isinstance(scheme, Static):
         split_shortcuts(model.graph)
     if isinstance(scheme, Weights | Mixed):
         store(model, weights, plan)
-    _save(model, folder / MODEL)
+    save(model, folder / MODEL)
     if isinstance(scheme, Static) and scheme.spare:
         leave = [*leave, *_spared(network, scheme, calls, leave, folder / MODEL)]
     if isinstance(scheme, Static | Dynamic):
         quantise(folder / MODEL, scheme, calls, leave)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    counters = count_file(
-        folder / MODEL, {port.name: resolve(port, {"batch": 1, **spec.sizes}) for port in ports.inputs}
-    )
+    counters = counted(folder / MODEL, ports, spec)
     return Exported(time.perf_counter() - start, peak_mib(), parameters, counters, tuple(leave))
+
+
+def counted(path: Path, ports: Ports, spec: PipelineSpec) -> Counters:
+    """What a call costs at batch 1 and the model's own size."""
+    return count_file(path, {port.name: resolve(port, {"batch": 1, **spec.sizes}) for port in ports.inputs})
+
+
+def traced(network: "torch.nn.Module", ports: Ports, spec: PipelineSpec, fused: bool) -> tuple["ir.Model", list[str]]:
+    """The network's graph in fp32, attention as the target has it, and the names of its weights."""
+    from convert.rewrites import rewrite
+
+    model = _trace(network, ports, _tensors(ports, {"batch": 2, **spec.sizes}))
+    rewrite(model, fused)
+    return model, _name_weights(model.graph, network)
 
 
 def _plan(network: "torch.nn.Module", scheme: Weights | Mixed, calls: Calls | None, leave: Names) -> "Plan":
@@ -231,7 +241,8 @@ def _digest(array: "np.ndarray") -> bytes:
     return hashlib.sha256(np.ascontiguousarray(array).data).digest()
 
 
-def _save(model: "ir.Model", path: Path) -> None:
+def save(model: "ir.Model", path: Path) -> None:
+    """Weights too large for one file go beside it."""
     import onnx_ir as ir
 
     weights = sum(value.const_value.nbytes for value in model.graph.initializers.values())

@@ -52,7 +52,19 @@ class Static:
     """Leave as many as a call has time for, on the machine that converts."""
 
 
-Scheme = Weights | Mixed | Dynamic | Static | None
+@dataclass(frozen=True)
+class Typed:
+    """16-bit arithmetic with fp32 islands, types in the graph; weights, and with `products` activations, of fewer bits.
+
+    Scales are symmetric: one for an activation, from what calibration met, one for each output channel of a weight.
+    """
+
+    rest: Literal["float16", "bfloat16"] = "float16"
+    weights: Literal["int8", "float8e4m3"] | None = None
+    products: bool = False
+
+
+Scheme = Weights | Mixed | Dynamic | Static | Typed | None
 PRECISIONS: dict[str, dict[str, Scheme]] = {
     "fp32": {"text_encoder": None, "unet": None, "vae_decoder": None},
     "fp16": dict.fromkeys(("text_encoder", "unet", "vae_decoder"), Weights(16)),
@@ -73,7 +85,13 @@ def floor_db(scheme: Scheme) -> float:
             return 50.0
         case Weights(8):
             return 33.0
-        case Dynamic() | Static():
+        case Typed("float16", None):
+            return 50.0
+        case Typed("bfloat16", None):
+            return 30.0
+        case Typed(_, "int8", False):
+            return 33.0
+        case Dynamic() | Static() | Typed():
             return 18.0
         case _:
             return 0.0
@@ -81,7 +99,7 @@ def floor_db(scheme: Scheme) -> float:
 
 def calibrated(scheme: Scheme) -> bool:
     """Whether the scheme looks at what the component meets."""
-    return isinstance(scheme, Static | Mixed) or (isinstance(scheme, Weights) and scheme.bits < 16)
+    return isinstance(scheme, Static | Mixed | Typed) or (isinstance(scheme, Weights) and scheme.bits < 16)
 
 
 def stored_bits(scheme: Scheme) -> float:
@@ -91,6 +109,8 @@ def stored_bits(scheme: Scheme) -> float:
             return 32
         case Weights(bits, block):
             return bits if block is None else bits + 32 / block
+        case Typed(_, None):
+            return 17
         case _:
             return 9
 
@@ -125,6 +145,11 @@ def described(scheme: Scheme, calibration: dict[str, Any] | None) -> dict[str, A
         case Mixed(budget):
             kinds = f"int4, int8 and float16 within {budget:g} MiB"
             return {"weights": kinds, "compute": COMPUTE, "method": "gptq", **by}
+        case Typed(rest, None):
+            return {"weights": rest, "compute": f"{rest}, fp32 islands", "method": "overflow probe", **by}
+        case Typed(rest, weights, products):
+            compute = f"{weights if products else rest}, the rest {rest} with fp32 islands"
+            return {"weights": f"{weights} per channel", "compute": compute, "method": "symmetric", **by}
         case Dynamic():
             return {"weights": "int8 per channel, 7 bits used", "compute": "int8 products", "method": "dynamic", **by}
         case Static():

@@ -18,6 +18,7 @@ from kdc_edge.images import check_picture, contact_sheet, pixel_hash
 from kdc_edge.inspection import lines, look, open_any, summarize
 from kdc_edge.pipeline import Pipeline
 from kdc_edge.runtimes import Options, apple, mil
+from kdc_edge.runtimes.engines import BuildOptions
 from kdc_edge.stages import STAGES, run_stage
 
 DESCRIPTION = f"""Text to image on the device.
@@ -51,7 +52,8 @@ class GenerateConfig:
     """Pixels, of bundles that were converted with --any-size."""
     width: int | None = None
     runtime: str = "ort"
-    """ort, openvino; auto: the faster here, measured once; coreml; mil: a Core ML bundle without Core ML; fake: noise."""
+    """ort, openvino, coreml or tensorrt; auto: the fastest here, measured once; mil and emulated check Core ML and TensorRT
+    bundles on any machine; fake: noise, without a network."""
     provider: str | None = None
     """Of the runtime: cpu, cuda, tensorrt, coreml, openvino, ..."""
     threads: int | None = None
@@ -150,7 +152,41 @@ def diagnose(config: DoctorConfig) -> dict[str, Any]:
     return {"machine": about, "packages": [{**asdict(package), "state": package.state} for package in found]}
 
 
+@dataclass(frozen=True)
+class BuildConfig:
+    """What to build, and how; the builder's own choice where a default is None."""
+
+    bundle: tyro.conf.Positional[Path]
+    """A TensorRT bundle."""
+    cache_dir: Path | None = None
+    """Folder for engines; ~/.cache/kdc-edge/engines if not given."""
+    workspace_mib: int | None = None
+    """Memory that kernels may use beside weights and activations."""
+    version_compatible: bool = False
+    """Runs on later TensorRT of the same major version, too."""
+    hardware_compatible: bool = False
+    """Runs on other devices of Ampere and later, too; slower."""
+    weight_streaming: bool = False
+    """Weights may stay outside the device's memory."""
+    refit: bool = False
+    """Weights can be replaced later."""
+    optimization_level: int | None = None
+    """0 to 5: how long to look for kernels."""
+    dry_run: bool = False
+    """Print the trtexec lines, and stop."""
+
+
+def build(config: BuildConfig) -> dict[str, Any]:
+    """Build a TensorRT bundle's engines for this device, into its cache."""
+    from kdc_edge.runtimes.building import build_bundle
+
+    fields = ("workspace_mib", "version_compatible", "hardware_compatible", "weight_streaming", "refit")
+    chosen = BuildOptions(**{name: getattr(config, name) for name in (*fields, "optimization_level")})
+    return build_bundle(config.bundle, config.cache_dir, chosen, config.dry_run)
+
+
 COMMANDS: dict[str, command.Command] = {
+    "build": build,
     "generate": generate,
     "inspect": inspect,
     "verify": verify,

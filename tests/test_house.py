@@ -18,7 +18,7 @@ STAGES = ("train", "convert", "bench", "apps")
 PACKAGES = ("kdc_edge", *STAGES)
 TOOLCHAINS = {
     "torch", "diffusers", "transformers", "accelerate", "datasets", "onnx", "onnxscript", "onnxruntime", "openvino",
-    "coremltools", "tensorrt", "cuda",
+    "coremltools", "tensorrt", "tensorrt_rtx", "cuda",
 }  # fmt: skip
 CORE = {"numpy", "tokenizers", "PIL", "safetensors", "tyro", "tqdm"}
 MAX_LINES, MAX_FUNCTION = 400, 60

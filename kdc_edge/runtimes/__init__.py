@@ -63,10 +63,12 @@ class Entry:
 
 AUTO = "auto"  # the fastest of them, see kdc_edge.runtimes.fastest
 RUNTIMES: dict[str, Entry] = {
-    "ort": Entry("kdc_edge.runtimes.ort", ("onnx",)),
+    "ort": Entry("kdc_edge.runtimes.ort", ("onnx", "tensorrt")),
     "openvino": Entry("kdc_edge.runtimes.openvino", ("onnx",)),
     "coreml": Entry("kdc_edge.runtimes.coreml", ("coreml",)),
     "mil": Entry("kdc_edge.runtimes.mil", ("coreml",), measured=False),
+    "emulated": Entry("kdc_edge.runtimes.emulated", ("tensorrt",), measured=False),
+    "tensorrt": Entry("kdc_edge.runtimes.tensorrt", ("tensorrt",)),
     "fake": Entry("kdc_edge.runtimes.fake", ("onnx", "coreml", "tensorrt"), measured=False),
 }
 

@@ -13,7 +13,8 @@ import numpy as np
 from kdc_edge.bundle import Bundle
 from kdc_edge.errors import BundleError, MissingBackend, choose
 from kdc_edge.ports import Ports, check, zeros
-from kdc_edge.runtimes import Options, compiled
+from kdc_edge.runtimes import Options, Runtime, compiled
+from kdc_edge.runtimes.half import widened
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -51,9 +52,10 @@ class OrtRuntime:
         del self._session
 
 
-def open(bundle: Bundle, component: str, options: Options) -> OrtRuntime:
+def open(bundle: Bundle, component: str, options: Options) -> Runtime:
     """Load the first file of an ONNX component."""
-    return OrtRuntime(_session(bundle, component, options), component, bundle.component(component).ports)
+    ports = bundle.component(component).ports
+    return widened(OrtRuntime(_session(bundle, component, options), component, ports))
 
 
 def placement(bundle: Bundle, component: str, options: Options) -> dict[str, int]:
@@ -106,7 +108,8 @@ def _settings(onnxruntime: Any, bundle: Bundle, component: str, options: Options
     settings.log_severity_level = QUIET
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
-    for key, value in bundle.component(component).options.items():
+    own = bundle.component(component).options if bundle.manifest.runtime == "onnx" else {}
+    for key, value in own.items():
         settings.add_session_config_entry(key, str(value))
     return settings
 

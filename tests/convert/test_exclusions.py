@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from convert.calibration import Calls
-from convert.exclusions import Range, Sensitivity, afford, afforded, choose, spared
+from convert.exclusions import UNSIGNED, Range, Sensitivity, afford, afforded, choose, spared
 from convert.weights import run
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.errors import UsageError
@@ -14,7 +14,7 @@ from kdc_edge.torch_ref.networks import load_network
 
 
 def test_a_range_is_divided_into_255_steps_with_zero_among_them():
-    met = Range()
+    met = Range(UNSIGNED)
     met.meet("in", torch.tensor([-1.0, 0.5]))
     met.meet("in", torch.tensor([4.1]))
     found = met.quantised("in", torch.tensor([-9.0, -1.0, 0.0, 4.1, 9.0]))

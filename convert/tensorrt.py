@@ -1,0 +1,227 @@
+"""A checkpoint → a TensorRT bundle: one typed ONNX for each component that TensorRT 10.3 to 11 build on the device.
+
+    python -m convert.tensorrt --model assets/emoji-64/fewstep --precision fp16 -o runs/fewstep/tensorrt
+    python -m convert.tensorrt lint model.onnx
+
+Precision lives in the graph: 16-bit tensors, fp32 islands where a probe finds that numbers outgrow fp16, symmetric int8 or
+fp8 with weights stored small. Parity is measured on onnxruntime's CPU with every 16-bit tensor rounded, which is emulation
+and labelled so; engines are built on the device (kdc-edge build), for they fit one machine and one version only.
+"""
+
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from convert import calibration
+from convert.calibration import Calls
+from convert.card import card
+from convert.checks import check, keeping, require_tools, say
+from convert.estimate import Estimate, estimate, require
+from convert.export import EXTERNAL, MODEL
+from convert.layout import copy_configs, copy_tokenizer
+from convert.nvidia.lint import lint_file
+from convert.provenance import provenance
+from convert.schemes import Typed, described, floor_db
+from convert.typed import TypedExport, export_typed, io
+from kdc_edge import command, machine
+from kdc_edge.bundle import Bundle, seal
+from kdc_edge.checkpoint import Checkpoint
+from kdc_edge.errors import GateError, UsageError
+from kdc_edge.files import replace_dir, replace_file, write_json
+from kdc_edge.manifest import FORMAT, Component, Manifest, PipelineSpec, Requires, bundle_id
+from kdc_edge.process import in_own_process
+from kdc_edge.spec import component_ports, pipeline_spec
+
+TOOLS = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime")
+PROMPTS = ("red apple", "sailboat", "flag: Norway", "smiling face with sunglasses")  # probed where no file is given
+ComponentName = Literal["text_encoder", "unet", "vae_decoder"]
+Precision = Literal["fp16", "bf16", "int8", "fp8", "int8-weights"]
+SMALL = Typed(weights="int8")
+PRECISIONS: dict[str, dict[str, Typed]] = {
+    "fp16": dict.fromkeys(("text_encoder", "unet", "vae_decoder"), Typed()),
+    "bf16": dict.fromkeys(("text_encoder", "unet", "vae_decoder"), Typed("bfloat16")),
+    "int8-weights": dict.fromkeys(("text_encoder", "unet", "vae_decoder"), SMALL),
+    "int8": {"text_encoder": SMALL, "unet": Typed(weights="int8", products=True), "vae_decoder": SMALL},
+    "fp8": {"text_encoder": Typed(), "unet": Typed(weights="float8e4m3", products=True), "vae_decoder": Typed()},
+}
+
+
+@dataclass(frozen=True)
+class TensorrtConfig:
+    """What to convert, and how."""
+
+    model: Path
+    """Checkpoint: a diffusers folder."""
+    output_dir: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Bundle folder to write."""
+    precision: Precision = "fp16"
+    """fp8 needs sm_89 or later: not an Orin."""
+    calibration: Path | None = None
+    """Text file with a prompt on each line, to calibrate on; fp16 and bf16 do without."""
+    calibration_prompts: int = 16
+    """Prompts of it that are drawn."""
+    exclude: tuple[str, ...] = ()
+    """Weights by name (patterns) or operators (Conv, MatMul) left at 16 bits."""
+    max_batch: int = 2
+    """Largest batch of an engine; guidance asks for 2."""
+    fixed: bool = False
+    """Engines for that batch alone."""
+    components: tuple[ComponentName, ...] = ("text_encoder", "unet", "vae_decoder")
+    """Components to convert; a bundle without all three makes no pictures."""
+    sampler: Literal["euler", "ddim", "dpmpp_2m", "pndm", "lcm"] | None = None
+    """Sampler the bundle suggests; the checkpoint's own if not given."""
+    steps: int | None = None
+    """Steps the bundle suggests; the checkpoint's own if not given."""
+    guidance: float | None = None
+    """Guidance the bundle suggests; the checkpoint's own if not given."""
+    name: str | None = None
+    """Name of the bundle; the checkpoint folder's if not given."""
+    keep_failed: bool = False
+    """Keep what is below its floor beside the output, as NAME.failed."""
+    allow_drift: bool = False
+    """Write the bundle even so, with what was measured in its report."""
+    force: bool = False
+    """Replace an existing bundle."""
+    dry_run: bool = False
+    """Say what it would take, and stop."""
+
+
+@dataclass(frozen=True)
+class LintConfig:
+    """What to look at."""
+
+    model: tyro.conf.Positional[Path]
+    """An ONNX file, anyone's."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A conversion whose every choice is made."""
+
+    config: TensorrtConfig
+    checkpoint: Checkpoint
+    spec: PipelineSpec
+    schemes: Mapping[str, Typed]
+    prompts: list[str]
+    needed: Estimate
+
+
+def lint(config: LintConfig) -> dict[str, Any]:
+    """Hold an ONNX file against what NVIDIA's parser takes. Exit 1 where something stands in the way."""
+    found = lint_file(config.model)
+    for finding in found:
+        print(f"{finding.rule}: {finding.node or config.model}: {finding.reason}; {finding.remedy}", file=sys.stderr)
+    if found:
+        raise GateError(f"{config.model}: {len(found)} findings")
+    print(f"{config.model}: nothing stands in the way", file=sys.stderr)
+    return {"model": str(config.model), "findings": []}
+
+
+def convert(config: TensorrtConfig) -> dict[str, Any]:
+    """Convert a checkpoint to a TensorRT bundle, checked against PyTorch."""
+    job = plan(config)
+    require(job.needed, config.output_dir)
+    if config.dry_run:
+        return {"output_dir": str(config.output_dir), "estimate": job.needed.to_json(), "written": False}
+    require_tools(TOOLS, "onnx")
+    with replace_dir(config.output_dir, config.force) as folder, keeping(config.keep_failed, folder, config.output_dir):
+        manifest, report = _build(job, folder)
+    size = sum(entry.bytes for entry in manifest.files.values())
+    result = {"output_dir": str(config.output_dir), "id": bundle_id(manifest), "bytes": size, **report}
+    say(result)
+    return result
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["lint"]:
+        command.run(lint, arguments[1:], prog="python -m convert.tensorrt lint", description=lint.__doc__)
+    command.run(convert, arguments, prog="python -m convert.tensorrt", description=__doc__)
+
+
+def plan(config: TensorrtConfig) -> Job:
+    """Raises UsageError for settings that do not go together."""
+    checkpoint = Checkpoint.open(config.model)
+    spec = pipeline_spec(checkpoint, steps=config.steps, guidance=config.guidance, sampler=config.sampler)
+    least = 1 if spec.guidance == 1 else 2
+    if config.max_batch < least:
+        raise UsageError(f"--max-batch is {config.max_batch}; with guidance {spec.guidance:g} the U-Net takes {least}")
+    schemes = {name: PRECISIONS[config.precision][name] for name in config.components}
+    prompts = list(PROMPTS)
+    if config.calibration is not None or any(scheme.weights for scheme in schemes.values()):
+        what = f"--precision {config.precision}"
+        prompts = calibration.read_prompts(config.calibration, config.calibration_prompts, what)
+    return Job(config, checkpoint, spec, schemes, prompts, estimate(checkpoint, schemes))
+
+
+def _build(job: Job, folder: Path) -> tuple[Manifest, dict[str, Any]]:
+    """Fills `folder`: what is copied, what is exported, then what checks it. Raises GateError when all is written."""
+    copy_configs(job.checkpoint, folder, job.config.components)
+    copy_tokenizer(job.checkpoint, folder)
+    with tempfile.TemporaryDirectory() as calls:
+        arguments = (job.checkpoint.path, job.spec, job.prompts, Path(calls))
+        seen = in_own_process("calibrating", calibration.record, *arguments)
+        exported = {name: _export(job, name, Calls(Path(calls) / name), folder) for name in job.config.components}
+    draft = _manifest(job, exported, seen, folder)
+    floors = {name: floor_db(scheme) for name, scheme in job.schemes.items()}
+    found = check(job.checkpoint, Bundle(folder, draft, bundle_id(draft)), "emulated", floors)
+    manifest = seal(folder, draft)
+    took = {name: {**asdict(done), "estimated_mib": job.needed.memory_mib[name]} for name, done in exported.items()}
+    told = {
+        "format": 1,
+        "machine": machine.describe(),
+        "parity_by": "emulated: fp32 on a CPU, every 16-bit tensor rounded",
+    }
+    report = {**told, "conversion": took, **found.to_json()}
+    write_json(folder / "report.json", report)
+    replace_file(folder / "README.md", card(manifest, bundle_id(manifest), report).encode())
+    found.gate(job.config.allow_drift)
+    return manifest, report
+
+
+def _export(job: Job, name: str, calls: Calls, folder: Path) -> TypedExport:
+    """Raises GateError for a graph that the linter has something against."""
+    config = job.config
+    batch = config.max_batch if config.fixed else None
+    arguments = (job.checkpoint.path, name, folder / name, job.schemes[name], calls, config.exclude, False, True, batch)
+    done = in_own_process(name, export_typed, *arguments)
+    if found := lint_file(folder / name / MODEL):
+        raise GateError(f"{name}: {found[0].node}: {found[0].reason}; {found[0].remedy}")
+    return done
+
+
+def _manifest(job: Job, exported: Mapping[str, TypedExport], seen: dict[str, Any], folder: Path) -> Manifest:
+    """The manifest before anything is hashed."""
+    config, ports = job.config, component_ports(job.checkpoint, job.spec)
+    batches = [config.max_batch] * 3 if config.fixed else [1, config.max_batch, config.max_batch]
+    components = {}
+    for name, done in exported.items():
+        files = tuple(f"{name}/{file}" for file in (MODEL, EXTERNAL) if (folder / name / file).exists())
+        shaped = io(ports[name], job.schemes[name])
+        shaped = shaped.bind({"batch": config.max_batch}) if config.fixed else shaped
+        both = {"quantization": described(job.schemes[name], seen), "options": {"profile": {"batch": batches}}}
+        components[name] = Component(
+            files, shaped.inputs, shaped.outputs, done.parameters, **both, **asdict(done.counters)
+        )
+    return Manifest(
+        format=FORMAT,
+        name=config.model.resolve().name if config.name is None else config.name,
+        version="1",
+        runtime="tensorrt",
+        target="cuda",
+        precision=config.precision,
+        pipeline=job.spec,
+        components=components,
+        files={},
+        provenance=provenance(job.checkpoint, TOOLS),
+        requires=Requires(runtime="TensorRT >= 10.3, < 12"),
+    )
+
+
+if __name__ == "__main__":
+    main()

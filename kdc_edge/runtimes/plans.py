@@ -1,0 +1,104 @@
+"""Where engines are kept, and which one fits: SHA-256 of the ONNX, SM, TensorRT, driver, CUDA, system and flags in the file's
+name and in a sidecar. An engine of another machine or version is never loaded: the difference is named, and one is built.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kdc_edge import schema
+from kdc_edge.errors import BundleError
+from kdc_edge.files import read_json, replace_file, sha256, write_json
+from kdc_edge.runtimes.device import Device
+from kdc_edge.runtimes.engines import BuildOptions
+
+FORMAT = 1
+ENGINE, SIDECAR, TIMING = ".engine", ".json", "timing.cache"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """All that decides whether an engine is this one."""
+
+    onnx: str
+    profile: dict[str, Any]
+    tensorrt: str
+    device: str
+    sm: int
+    driver: int
+    cuda: int
+    os: str
+    flags: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, files: list[Path], profile: dict[str, Any], tensorrt: str, device: Device, options: BuildOptions
+    ) -> "Identity":
+        model = hashlib.sha256("".join(sha256(path) for path in files).encode()).hexdigest()
+        place = (device.name, device.sm, device.driver, device.cuda, device.os)
+        return cls(model, dict(profile), tensorrt, *place, asdict(options))
+
+    def file(self, component: str) -> str:
+        """A name that says the most, and ends in a hash of all."""
+        digest = hashlib.sha256(schema.canonical(asdict(self))).hexdigest()
+        return f"{component}-{self.onnx[:12]}-sm{self.sm}-trt{self.tensorrt}-{digest[:12]}{ENGINE}"
+
+
+def default_cache() -> Path:
+    """$XDG_CACHE_HOME/kdc-edge, in ~/.cache if it is not set."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdc-edge" / "engines"
+
+
+def differences(seen: dict[str, Any], wanted: Identity) -> list[str]:
+    """`key: seen, wanted here` for everything that is not the same."""
+    here = asdict(wanted)
+    return [f"{key} is {seen.get(key)}, here {value}" for key, value in here.items() if seen.get(key) != value]
+
+
+def load(path: Path, wanted: Identity) -> bytes:
+    """An engine that is `wanted` and whole. Raises BundleError naming what differs."""
+    sidecar = read_json(path.with_suffix(SIDECAR))
+    if (
+        not isinstance(sidecar, dict)
+        or sidecar.get("format") != FORMAT
+        or not isinstance(sidecar.get("identity"), dict)
+    ):
+        raise BundleError(f"{path.with_suffix(SIDECAR)}: no sidecar of format {FORMAT}; build the engine again")
+    if differ := differences(sidecar["identity"], wanted):
+        raise BundleError(f"{path}: built elsewhere: {'; '.join(differ)}; build it here: kdc-edge build")
+    if (found := sha256(path)) != sidecar.get("sha256"):
+        raise BundleError(
+            f"{path}: sha256 is {found[:12]}…, its sidecar says {str(sidecar.get('sha256'))[:12]}…; build it again"
+        )
+    return path.read_bytes()
+
+
+def save(path: Path, engine: bytes, identity: Identity) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, engine)
+    about = {"format": FORMAT, "identity": asdict(identity), "sha256": hashlib.sha256(engine).hexdigest()}
+    write_json(path.with_suffix(SIDECAR), about)
+
+
+def obtain(
+    folder: Path, component: str, wanted: Identity, make: Callable[[bytes], tuple[bytes, bytes]]
+) -> tuple[Path, bool]:
+    """The engine's path, and whether it was built now; `make` takes a timing cache and returns the engine and a cache."""
+    path = folder / wanted.file(component)
+    if path.exists():
+        try:
+            load(path, wanted)
+            return path, False
+        except BundleError as error:
+            log.warning("%s; it is built again", error)
+    timing = folder / f"sm{wanted.sm}-trt{wanted.tensorrt}-{TIMING}"
+    engine, cache = make(timing.read_bytes() if timing.exists() else b"")
+    save(path, engine, wanted)
+    replace_file(timing, cache)
+    return path, True
