@@ -84,9 +84,11 @@ def converted(network: nn.Module, target: str, half: bool) -> Any:
 def _of_the_angle(op: Any) -> bool:
     """Sine, cosine, and what they are computed from."""
     readers = [child.op_type for out in op.outputs for child in out.child_ops]
-    return op.op_type in ("sin", "cos") or bool({"sin", "cos"} & set(readers)) or readers == ["mul"] and op.op_type in (
-        "expand_dims", "cast"
-    ) and op.outputs[0].child_ops[0].outputs[0].child_ops[0].op_type in ("sin", "cos")  # fmt: skip
+    if op.op_type in ("sin", "cos") or {"sin", "cos"} & set(readers):
+        return True
+    if readers != ["mul"] or op.op_type not in ("expand_dims", "cast"):
+        return False
+    return op.outputs[0].child_ops[0].outputs[0].child_ops[0].op_type in ("sin", "cos")
 
 
 def by_hand(path: Path, inputs: Mapping[str, tuple[int, ...]], body: Callable[..., Any], target: str = "iOS17") -> Path:

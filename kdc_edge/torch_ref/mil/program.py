@@ -110,6 +110,10 @@ class Program:
 
     def __call__(self, exact: bool = False, threads: int | None = None, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """Arrays by name. Raises UsageError for inputs that do not fit."""
+        return self.run(inputs, exact, threads)
+
+    def run(self, inputs: Arrays, exact: bool = False, threads: int | None = None) -> dict[str, np.ndarray]:
+        """The same for inputs in a mapping."""
         values, before = self._start(inputs, exact), torch.get_num_threads()
         torch.set_num_threads(before if threads is None else threads)
         try:

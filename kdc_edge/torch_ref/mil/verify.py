@@ -163,7 +163,7 @@ def _compared(
                 )
         layers, outputs = recorded(network, {name: torch.from_numpy(array) for name, array in ours.items()})
         known.append(layers)
-        given = program(**arrays)
+        given = program.run(arrays)
         for port, wanted_out in zip(apple.PACKAGES[component].ports.outputs, outputs, strict=True):
             if port.name not in given:
                 raise BundleError(f"{program.path}: gives no {port.name}")
