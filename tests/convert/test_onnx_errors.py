@@ -115,7 +115,7 @@ def test_too_little_disk_is_exit_4_before_anything_starts(copy: Path, tmp_path: 
 
 
 def test_a_disk_that_fills_up_is_exit_4(copy: Path, tmp_path: Path, capsys, monkeypatch):
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(onnx, "in_own_process", full)
