@@ -83,29 +83,69 @@ def converted(network: nn.Module, target: str, half: bool) -> Any:
 
 def _of_the_angle(op: Any) -> bool:
     """Sine, cosine, and what they are computed from."""
-    readers = [child.op_type for out in op.outputs for child in out.child_ops]
-    if op.op_type in ("sin", "cos") or {"sin", "cos"} & set(readers):
+    waiting = list(op.outputs)
+    if op.op_type in ("sin", "cos"):
         return True
-    if readers != ["mul"] or op.op_type not in ("expand_dims", "cast"):
-        return False
-    return op.outputs[0].child_ops[0].outputs[0].child_ops[0].op_type in ("sin", "cos")
+    for _ in range(3):
+        readers = [child for out in waiting for child in out.child_ops]
+        if any(child.op_type in ("sin", "cos") for child in readers):
+            return True
+        waiting = [out for child in readers for out in child.outputs]
+    return False
 
 
-def by_hand(path: Path, inputs: Mapping[str, tuple[int, ...]], body: Callable[..., Any], target: str = "iOS17") -> Path:
-    """A package of `body(mb, *inputs)`, without any pass that would change it."""
+def weighty(target: str) -> Any:
+    """Three fp16 weights of every rank that is compressed, and little else; converts in a moment."""
     import coremltools as ct
-    from coremltools.converters.mil import Builder as mb
 
-    specs = [mb.TensorSpec(shape=shape) for shape in inputs.values()]
-    source = f"lambda body, mb: lambda {', '.join(inputs)}: body(mb, {', '.join(inputs)})"
+    rng = np.random.RandomState(11)
+    table, kernel, matrix = (
+        rng.standard_normal(shape).astype(np.float16) for shape in ((64, 32), (32, 32, 3, 3), (24, 32))
+    )
+
+    def body(mb: Any, x: Any) -> Any:
+        ids = mb.cast(x=mb.slice_by_index(x=x, begin=[0, 0], end=[16, 1], squeeze_mask=[False, True]), dtype="int32")
+        looked = mb.gather(x=table, indices=ids, axis=0, name="look")
+        half = mb.add(x=mb.cast(x=x, dtype="fp16"), y=looked)
+        picture = mb.reshape(x=mb.transpose(x=half, perm=[1, 0]), shape=[1, 32, 4, 4])
+        rows = mb.transpose(
+            x=mb.reshape(x=mb.conv(x=picture, weight=kernel, pad_type="same"), shape=[32, 16]), perm=[1, 0]
+        )
+        return mb.cast(x=mb.linear(x=rows, weight=matrix), dtype="fp32", name="out")
+
+    return assembled(WEIGHTY, body, getattr(ct.target, target))
+
+
+WEIGHTY = {"x": (16, 32)}
+
+
+def by_hand(path: Path, inputs: Mapping[str, tuple[int, ...]], body: Callable[..., Any]) -> Path:
+    """A package of `body(mb, *inputs)` for iOS 17."""
+    import coremltools as ct
+
+    model = assembled(inputs, body, ct.target.iOS17)
     with silent():
-        program = mb.program(input_specs=specs, opset_version=getattr(ct.target, target))(eval(source)(body, mb))
-        model = ct.convert(
+        model.save(str(path))
+    return path
+
+
+def assembled(inputs: Mapping[str, tuple[int, ...]], body: Callable[..., Any], target: Any) -> Any:
+    """In memory, without any pass that would change it."""
+    import coremltools as ct
+    from coremltools.converters.mil.mil import Builder as mb
+    from coremltools.converters.mil.mil import Function, Placeholder, Program
+
+    with silent():
+        ports = {name: Placeholder(shape) for name, shape in inputs.items()}
+        with Function(ports, opset_version=target) as function:
+            found = body(mb, *(function.inputs[name] for name in inputs))
+            function.set_outputs(list(found) if isinstance(found, tuple) else [found])
+        program = Program()
+        program.add_function("main", function)
+        return ct.convert(
             program,
             convert_to="mlprogram",
             skip_model_load=True,
-            minimum_deployment_target=getattr(ct.target, target),
+            minimum_deployment_target=target,
             pass_pipeline=ct.PassPipeline.EMPTY,
         )
-        model.save(str(path))
-    return path
