@@ -2,8 +2,8 @@
 
     python -m convert.tensorrt lint model.onnx
 
-Each rule was tried on the parser of tensorrt-rtx 1.7: what is found here is rejected there, or read as something else.
-It says nothing of speed, and not of operators' own limits: for those, build.
+The rules are what the parser was seen to reject or to read as something else, and what NVIDIA documents; the tests do not
+put the graphs that break them to the parser. It says nothing of speed, and not of operators' own limits: for those, build.
 """
 
 from collections.abc import Callable, Iterator, Mapping

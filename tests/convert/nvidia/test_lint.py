@@ -1,4 +1,4 @@
-"""The linter's table: a graph for every rule, and what NVIDIA's own parser says to it."""
+"""The linter's table: a graph for every rule, and graphs that break none."""
 
 import onnx
 import pytest
