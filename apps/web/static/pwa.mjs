@@ -1,6 +1,7 @@
 // What makes the page an app: the service worker, the one reload that its headers need, the offer to install.
 
 const RELOADED = "kdc-reloaded";
+const PATIENCE = 15_000; // milliseconds until the worker has kept all its files
 
 /** Notices in words. Where the host sends no isolation headers, the first visit reloads once, before anything is fetched. */
 export async function register(scope = window) {
@@ -15,7 +16,9 @@ export async function register(scope = window) {
     return [`The page cannot be kept for offline use (${error.message}). Drawing works all the same.`];
   }
   if (!scope.crossOriginIsolated && !scope.sessionStorage.getItem(RELOADED)) {
-    await controlled(workers);
+    if (!(await controlled(workers))) {
+      return ["The page could not be kept for offline use. Drawing works, on one thread. Reload to try again."];
+    }
     scope.sessionStorage.setItem(RELOADED, "1");
     scope.location.reload();
     await new Promise(() => {}); // until the reload
@@ -23,9 +26,12 @@ export async function register(scope = window) {
   return [];
 }
 
-async function controlled(workers) {
-  await workers.ready;
-  if (!workers.controller) await new Promise((resolve) => workers.addEventListener("controllerchange", resolve, { once: true }));
+/** Whether a worker controls the page, in the end. */
+function controlled(workers) {
+  const taken = workers.controller
+    ? Promise.resolve(true)
+    : new Promise((resolve) => workers.addEventListener("controllerchange", () => resolve(true), { once: true }));
+  return Promise.race([taken, new Promise((resolve) => setTimeout(resolve, PATIENCE, false))]);
 }
 
 /** Show `button` while the browser offers to install. */

@@ -9,9 +9,9 @@ import { pack, Problem } from "./problems.mjs";
 import { time } from "./timing.mjs";
 import { tokenizer } from "./tokenizer.mjs";
 
-const OPERATIONS = { open, warm, draw, golden, prove, measure: ({ samples }, _, tell) => time(pipeline, networks, samples, tell) };
+const OPERATIONS = { open, warm, draw, golden, prove, benchmark };
 const stopped = new Set();
-let manifest, files, networks, pipeline, device;
+let manifest, files, networks, pipeline, device, version;
 
 self.onmessage = async ({ data: { call, op, args } }) => {
   if (op === "stop") {
@@ -35,6 +35,7 @@ async function open(args) {
   const ort = await import(`../vendor/ort/${device.provider === "webgpu" ? "ort.webgpu" : "ort.wasm"}.min.mjs`);
   ort.env.wasm.wasmPaths = new URL("../vendor/ort/", import.meta.url).href;
   ort.env.wasm.numThreads = device.threads;
+  version = ort.env.versions.web;
   ort.env.logLevel = "error";
   const [data, config] = [await json("tokenizer/tokenizer.json"), await json("tokenizer/tokenizer_config.json")];
   networks = new Networks(ort, manifest, files, device);
@@ -91,4 +92,9 @@ async function prove() {
       throw new Problem("damaged", `The model does not draw its own test picture here: it is off by ${off} of 255, at most ${settings.tolerances.images} is right.`);
     }
   }
+}
+
+/** The benchmark's times. */
+async function benchmark({ samples }, _, tell) {
+  return { latency: await time(pipeline, networks, samples, tell), version };
 }
