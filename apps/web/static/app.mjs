@@ -11,7 +11,7 @@ import { Studio } from "./studio.mjs";
 const $ = (id) => document.getElementById(id);
 const FEW = 8, MANY = 50; // steps that the slider offers
 const SEEDS = 2 ** 32;
-let shown = null, drawing = null, fetching = null, wake = null;
+let shown = null, drawing = null, fetching = null, wake = null, used = false; // used: the seed, by a picture before
 
 const remember = (key, value) => {
   try {
@@ -111,7 +111,8 @@ function failed(error) {
 async function draw(event) {
   event?.preventDefault();
   if (drawing || !studio.engine) return;
-  if ($("lock").ariaPressed !== "true" && shown?.settings.seed === Number($("seed").value)) $("seed").value = Math.floor(Math.random() * SEEDS);
+  if (used && $("lock").ariaPressed !== "true") $("seed").value = Math.floor(Math.random() * SEEDS);
+  used = true;
   const { pipeline, id, name, precision } = studio.manifest;
   const request = { prompt: $("prompt").value, seed: Number($("seed").value), steps: Number($("steps").value) };
   const settings = { ...request, sampler: pipeline.sampler, guidance: pipeline.guidance, negative: "", model: name, precision, bundle: id };
@@ -188,6 +189,7 @@ function present(picture) {
 function fill({ prompt, seed, steps }) {
   $("prompt").value = prompt;
   $("seed").value = seed;
+  used = false;
   $("steps").value = steps;
   $("steps-shown").textContent = $("steps").value;
 }
@@ -238,6 +240,7 @@ function wire() {
   });
   document.addEventListener("keydown", (event) => event.key === "Escape" && drawing && $("stop").click());
   $("more").addEventListener("click", ideas);
+  $("seed").addEventListener("input", () => (used = false));
   $("steps").addEventListener("input", () => {
     $("steps-shown").textContent = $("steps").value;
     $("steps").dataset.chosen = "yes";
