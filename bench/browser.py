@@ -18,7 +18,9 @@ from kdc_edge.errors import UsageError
 MODULE = "apps.web.measure"
 
 
-def run(bundles: tuple[Path, ...], output: Path, samples: int, threads: int | None, provider: str | None) -> dict[str, Any]:
+def run(
+    bundles: tuple[Path, ...], output: Path, samples: int, threads: int | None, provider: str | None
+) -> dict[str, Any]:
     """A record per bundle, as `bench run` writes them. Raises what the child says."""
     opened = [Bundle.open(path) for path in bundles]
     records, paths = [], []

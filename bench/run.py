@@ -57,7 +57,9 @@ def run(config: RunConfig) -> dict[str, Any]:
         raise UsageError("--interleave needs two bundles or more, the first of which the others are compared with")
     if config.browser:
         if config.interleave or config.soak or config.allow_fallback or config.runtime != "ort" or config.seed:
-            raise UsageError("--browser takes --samples, --threads, --provider and --output alone; leave the others out")
+            raise UsageError(
+                "--browser takes --samples, --threads, --provider and --output alone; leave the others out"
+            )
         return browser.run(config.bundles, config.output, config.samples, config.threads, config.provider)
     soak_s = None if config.soak is None else parse_duration(config.soak)
     options = Options(config.threads, config.provider, config.allow_fallback)

@@ -26,7 +26,7 @@ class WebConfig:
     output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Write the app as static files into this folder, and stop."""
     host: str = "127.0.0.1"
-    """0.0.0.0 lets other devices of the network open it; browsers there use one thread, and no offline mode, without https."""
+    """0.0.0.0 lets other devices of the network open it; without https, browsers there use one thread and keep nothing."""
     port: int = 8000
     """0 takes a free one."""
     open: bool = False
@@ -45,7 +45,11 @@ def web(config: WebConfig) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="kdc-web-") as folder:
         build(bundle, Path(folder), config.node_modules)
         with Server(Path(folder), config.host, config.port) as server:
-            print(f"{bundle.manifest.name} {bundle.manifest.precision} at {server.url}  (Ctrl-C ends it)", file=sys.stderr, flush=True)
+            print(
+                f"{bundle.manifest.name} {bundle.manifest.precision} at {server.url}  (Ctrl-C ends it)",
+                file=sys.stderr,
+                flush=True,
+            )
             if config.open:
                 webbrowser.open(server.url)
             try:

@@ -28,7 +28,13 @@ from kdc_edge.errors import GateError, MissingBackend
 from kdc_edge.files import write_json
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-FLAGS = ["--headless", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--headless",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 FLAGS += ["--disable-quic", "--disable-dev-shm-usage", "--no-sandbox"]  # the page is our own
 GRAPHICS = {"wasm": ["--disable-gpu"], "webgpu": ["--enable-unsafe-webgpu"]}
 
@@ -79,7 +85,9 @@ def find(name: str | None) -> str:
     """A browser's path. MissingBackend where there is none."""
     found = next(filter(None, map(shutil.which, NAMES if name is None else (name,))), None)
     if found is None:
-        raise MissingBackend(f"no {name or 'Chromium or Chrome'} here; on Debian: apt-get install chromium; else --browser PATH")
+        raise MissingBackend(
+            f"no {name or 'Chromium or Chrome'} here; on Debian: apt-get install chromium; else --browser PATH"
+        )
     return found
 
 
@@ -113,7 +121,9 @@ def wait(answers: "queue.Queue[bytes]", timeout: float) -> dict[str, Any]:
     try:
         answer: dict[str, Any] = json.loads(answers.get(timeout=timeout))
     except queue.Empty:
-        raise GateError(f"the page has not answered for {timeout:.0f} s; wait longer (--timeout), or open bench.html yourself") from None
+        raise GateError(
+            f"the page has not answered for {timeout:.0f} s; wait longer (--timeout), or open bench.html yourself"
+        ) from None
     if "problem" in answer:
         problem = f"the page says: {answer['problem']}"
         raise MissingBackend(problem) if answer.get("kind") == "backend" else GateError(problem)

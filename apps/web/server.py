@@ -1,4 +1,4 @@
-"""A file server for one folder: the two headers that let a page use threads, byte ranges, and one place to post results to."""
+"""A file server for one folder: the two headers that let a page use threads, byte ranges, and a place to post results to."""
 
 import re
 from collections.abc import Callable
@@ -17,7 +17,12 @@ HEADERS = {
     "Cache-Control": "no-cache",
     "Accept-Ranges": "bytes",
 }
-TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm", ".onnx": "application/octet-stream"}
+TYPES = {
+    ".mjs": "text/javascript",
+    ".js": "text/javascript",
+    ".wasm": "application/wasm",
+    ".onnx": "application/octet-stream",
+}
 RESULTS, MOST = "/results", 64 << 20  # bytes
 Receive = Callable[[bytes], None]
 
@@ -86,7 +91,9 @@ class Server(ThreadingHTTPServer):
         try:
             super().__init__((host, port), handler)
         except OSError as error:
-            raise UsageError(f"cannot serve on {host}:{port} ({error.strerror}); choose another --port or --host") from None
+            raise UsageError(
+                f"cannot serve on {host}:{port} ({error.strerror}); choose another --port or --host"
+            ) from None
 
     @property
     def url(self) -> str:

@@ -22,7 +22,12 @@ VENDOR = {
     "vendor/ort/ort-wasm-simd-threaded.asyncify.mjs": f"{ORT}/ort-wasm-simd-threaded.asyncify.mjs",
     "vendor/ort/ort-wasm-simd-threaded.asyncify.wasm": f"{ORT}/ort-wasm-simd-threaded.asyncify.wasm",
 }
-LATER = ("ort.webgpu.min.mjs", "asyncify.mjs", "asyncify.wasm", "LICENSE.tokenizers")  # cached once a page asks for them
+LATER = (
+    "ort.webgpu.min.mjs",
+    "asyncify.mjs",
+    "asyncify.wasm",
+    "LICENSE.tokenizers",
+)  # cached once a page asks for them
 WORKER, LISTED = "sw.js", "const VERSION = null, FILES = [];"
 TOKENIZER = ("tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json")
 

@@ -166,9 +166,10 @@ function film(picture, index) {
 async function finished(picture, dropped) {
   film(picture, $("film").childElementCount);
   present(picture);
-  const words = [picture.settings.prompt ? "Done." : "Done, without a text: the model drew what it liked. Type something to ask for it."];
-  if (dropped) words.push(`The text was too long: its last ${dropped === 1 ? "token was" : `${dropped} tokens were`} left out. Shorten it so that all of it counts.`);
-  say(words.join(" "));
+  const untitled = "Done, without a text: the model drew what it liked. Type something to ask for it.";
+  const left = dropped === 1 ? "token was" : `${dropped} tokens were`;
+  const cut = dropped ? ` The text was too long: its last ${left} left out. Shorten it so that all of it counts.` : "";
+  say((picture.settings.prompt ? "Done." : untitled) + cut);
   try {
     await gallery.add(picture);
   } catch (error) {
@@ -191,6 +192,7 @@ function fill({ prompt, seed, steps }) {
   $("seed").value = seed;
   used = false;
   $("steps").value = steps;
+  $("steps").dataset.chosen = "yes";
   $("steps-shown").textContent = $("steps").value;
 }
 

@@ -40,7 +40,8 @@ async function main() {
     const { verdicts, results } = await studio.engine.call("golden", { app }, { onEvent: ({ stage }) => say(`Measured: ${stage}`) });
     $("rows").replaceChildren(...verdicts.map(row));
     const failed = verdicts.filter(({ passed }) => !passed);
-    say(failed.length ? `Failed: ${failed[0].about}. The stages behind it may be wrong because it is.` : `All ${verdicts.length} stages passed. ${describe(studio.device)}.`);
+    const all = `All ${verdicts.length} stages passed. ${describe(studio.device)}.`;
+    say(failed.length ? `Failed: ${failed[0].about}. The stages behind it may be wrong because it is.` : all);
     document.body.dataset.outcome = failed.length ? "failed" : "passed";
     window.results = results;
     $("save").hidden = false;

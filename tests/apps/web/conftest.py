@@ -16,7 +16,14 @@ from kdc_edge.bundle import Bundle
 from kdc_edge.pipeline import DEFAULT_BUNDLE
 from tests.bench import browser as chromium
 
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-component-update",
+]
 FLAGS += ["--disable-sync", "--disable-background-networking", "--disable-dev-shm-usage"]
 FLAGS += ["--host-resolver-rules=MAP lan.test 127.0.0.1"]  # a name that is neither https nor localhost
 READY, PROBLEM = "body[data-ready]", "#status[data-kind=problem]"
@@ -133,20 +140,55 @@ def open_page(browser) -> Iterator[Any]:
     assert [error for page in pages for error in page.errors] == []
 
 
+class Visited:
+    """A browser profile on disk that has been here before, and the server it was at; either can go away and come back."""
+
+    def __init__(self, chromium_type: Any, site: Path, folder: Path) -> None:
+        self.type, self.site, self.folder, self.port = chromium_type, site, folder, 0
+        self.serve()
+        self.start()
+
+    def serve(self) -> None:
+        self.server = Server(self.site, "127.0.0.1", self.port)
+        self.url, self.port = self.server.url, self.server.server_address[1]
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def start(self) -> None:
+        rights = ["clipboard-read", "clipboard-write"]
+        self.context = self.type.launch_persistent_context(
+            str(self.folder), executable_path=chromium.find(), args=FLAGS, permissions=rights
+        )
+
+    def restart(self) -> None:
+        self.context.close()
+        self.start()
+
+    @contextmanager
+    def without_server(self) -> Iterator[None]:
+        self.server.shutdown()
+        self.server.server_close()
+        yield
+        self.serve()
+
+    def close(self) -> None:
+        self.context.close()
+        self.server.shutdown()
+        self.server.server_close()
+
+
 @pytest.fixture(scope="module")
-def profile(browser) -> Iterator[Any]:
-    """One that has been here before: the model and the app are on the device after the first test."""
-    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
-    yield context
-    context.close()
+def visited(playwright, site, tmp_path_factory) -> Iterator[Visited]:
+    visited = Visited(playwright.chromium, site, tmp_path_factory.mktemp("profile"))
+    yield visited
+    visited.close()
 
 
 @pytest.fixture
-def ready(profile, url) -> Iterator[Opened]:
-    """The app in `profile`, ready to draw, with an empty gallery; the test fails if its console has an error."""
-    opened = Opened(profile.new_page()).ready(url)
-    yield opened
+def ready(visited) -> Iterator[Opened]:
+    """The app in `visited`, ready to draw, with an empty gallery; the test fails if its console has an error."""
+    opened = Opened(visited.context.new_page()).ready(visited.url)
     opened.page.on("dialog", lambda dialog: dialog.accept())
+    yield opened
     if opened.page.is_visible("#clear"):
         opened.page.click("#clear")
         opened.page.wait_for_selector("#gallery-empty:visible")

@@ -61,7 +61,16 @@ def downloads(site):
 
 @pytest.mark.parametrize(
     "case",
-    ["whole", "kept", "resumed", "resumed after closing", "no ranges", "damaged once", "too long once", "too short once"],
+    [
+        "whole",
+        "kept",
+        "resumed",
+        "resumed after closing",
+        "no ranges",
+        "damaged once",
+        "too long once",
+        "too short once",
+    ],
 )
 def test_a_download_ends_whole(downloads, case):
     assert downloads[case]["ok"], downloads[case]

@@ -10,8 +10,7 @@ import pytest
 from kdc_edge import golden
 from kdc_edge.bundle import Bundle
 from kdc_edge.pipeline import DEFAULT_BUNDLE
-from tests.apps.web.conftest import FLAGS, READY, Opened, serving
-from tests.bench import browser as chromium
+from tests.apps.web.conftest import PROBLEM, READY, Opened
 
 VECTORS = golden.read(Bundle.open(DEFAULT_BUNDLE))
 
@@ -22,11 +21,11 @@ def golden_distance(pixels):
 
 
 @pytest.fixture(scope="module")
-def results(profile, url, tmp_path_factory):
+def results(visited, tmp_path_factory):
     """What the self-test page measured, as the file that it saves."""
-    page = profile.new_page()
+    page = visited.context.new_page()
     opened = Opened(page)
-    page.goto(f"{url}check.html")
+    page.goto(f"{visited.url}check.html")
     page.wait_for_selector("body[data-outcome]")
     assert (page.get_attribute("body", "data-outcome"), opened.errors) == ("passed", [])
     assert page.locator("#rows tr").count() == 9
@@ -103,8 +102,8 @@ def test_escape_stops_between_two_steps(ready):
 def test_everything_has_a_name_and_is_reached_by_keyboard(ready):
     page = ready.page
     ready.draw("rocket")
-    nameless = page.evaluate("""() => [...document.querySelectorAll("button, input, a")].filter((element) =>
-        !(element.getAttribute("aria-label") || element.textContent.trim() || element.labels?.length)).map((e) => e.outerHTML)""")
+    nameless = page.evaluate("""() => [...document.querySelectorAll("button, input, a")].filter((element) => !(
+        element.getAttribute("aria-label") || element.textContent.trim() || element.labels?.length)).map((e) => e.id)""")
     assert nameless == []
     page.evaluate("document.body.focus()")
     reached = set()
@@ -158,25 +157,65 @@ def test_it_can_be_installed(ready):
     assert errors in ([], ["in-incognito"])
 
 
-def test_without_a_server_after_a_restart_it_draws_the_same(playwright, site, tmp_path):
-    """The server is gone and the browser was closed: page, model and gallery come from the device."""
+def test_without_a_server_after_a_restart_it_draws_the_same(ready, visited):
+    """Page, model and gallery come from the device."""
+    ready.page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+    ready.draw("rocket", seed=7)
+    before = ready.pixels()
+    visited.restart()
+    with visited.without_server():
+        opened = Opened(visited.context.new_page()).ready(visited.url)
+        assert opened.page.locator("#gallery li").count() == 1
+        assert opened.draw("rocket", seed=7) == "Done."
+        assert opened.pixels() == before
+        assert opened.errors == []
+        opened.page.on("dialog", lambda dialog: dialog.accept())
+        opened.page.click("#clear")
+        opened.page.wait_for_selector("#gallery-empty:visible")
+    ready.page = opened.page
 
-    def start():
-        return playwright.chromium.launch_persistent_context(
-            str(tmp_path / "profile"), executable_path=chromium.find(), args=FLAGS
-        )
 
-    with serving(site) as url:
-        context = start()
-        opened = Opened(context.new_page()).ready(url)
-        opened.page.evaluate("navigator.serviceWorker.ready.then(() => true)")
-        opened.draw("rocket", seed=7)
-        before = opened.pixels()
-        context.close()
-    context = start()
-    opened = Opened(context.new_page()).ready(url)
-    assert opened.page.locator("#gallery li").count() == 1
-    assert opened.draw("rocket", seed=7) == "Done."
-    assert opened.pixels() == before
-    assert opened.errors == []
-    context.close()
+def test_a_tab_put_to_sleep_and_thrown_away_gets_its_text_back(ready):
+    page = ready.page
+    pending = json.dumps({"prompt": "owl", "seed": 12, "steps": 3})
+    page.evaluate(f"localStorage.setItem('pending', {json.dumps(pending)})")
+    page.reload()
+    page.wait_for_selector(READY)
+    assert "put this page to sleep while it was drawing" in page.inner_text("#notices")
+    assert [page.input_value(name) for name in ("#prompt", "#seed", "#steps")] == ["owl", "12", "3"]
+    page.press("#prompt", "Enter")
+    page.wait_for_selector("#gallery li")
+    assert page.inner_text("#caption") == "owl · seed 12 · 3 steps"
+    assert page.evaluate("localStorage.getItem('pending')") is None
+
+
+def test_a_tab_frozen_in_the_middle_goes_on(ready):
+    session = ready.page.context.new_cdp_session(ready.page)
+    ready.page.fill("#steps", "8")
+    ready.page.press("#prompt", "Enter")
+    ready.page.wait_for_selector("#film li")
+    session.send("Page.setWebLifecycleState", {"state": "frozen"})
+    session.send("Page.setWebLifecycleState", {"state": "active"})
+    ready.page.wait_for_selector("#gallery li")
+    assert ready.page.locator("#film li").count() == 8
+
+
+def test_a_text_too_long_is_cut_as_clip_does_and_it_says_so(ready):
+    status = ready.draw("very long " * 60)
+    assert status.startswith("Done. The text was too long: its last ")
+    assert status.endswith("tokens were left out. Shorten it so that all of it counts.")
+
+
+def test_no_text_draws_and_it_says_so(ready):
+    assert ready.draw("").startswith("Done, without a text")
+    assert ready.page.inner_text("#caption").startswith("(no text)")
+
+
+def test_a_seed_that_is_none(ready):
+    ready.page.fill("#seed", "")
+    ready.page.evaluate(
+        "document.getElementById('form').noValidate = true; document.getElementById('seed').value = '-1'"
+    )
+    ready.page.click("#draw")
+    ready.page.wait_for_selector(PROBLEM)
+    assert ready.status() == "The seed is -1; it must be a whole number from 0 to 4294967295."

@@ -28,7 +28,9 @@ export async function download(url, { sha256: wanted, bytes }, { store, onBytes 
 
 function damaged(url, seen, bytes) {
   const what = seen === bytes ? "is not the file that the model's description vouches for" : `has ${seen} bytes instead of ${bytes}`;
-  return new Problem("damaged", `${new URL(url).pathname.split("/").slice(-2).join("/")} ${what}, twice, so it is not used. Try again later, or tell whoever runs this page.`);
+  const name = new URL(url).pathname.split("/").slice(-2).join("/");
+  const remedy = "so it is not used. Try again later, or tell whoever runs this page.";
+  return new Problem("damaged", `${name} ${what}, twice, ${remedy}`);
 }
 
 /** Names of parts that add up to the file; each try goes on where the last one stopped. */
@@ -40,9 +42,9 @@ async function fetchAll(url, hash, bytes, { store, onBytes, signal, wait }) {
     try {
       await fetchRest(url, hash, bytes, { store, onBytes, signal }, names, have);
     } catch (error) {
-      if (signal?.aborted) throw new Problem("cancelled", `Paused at ${mb(await total(store, await store.keys("parts", `${hash}/`)))} MB; it goes on from there.`);
-      if (error instanceof Problem || error.name === "QuotaExceededError") throw error;
       const now = await total(store, await store.keys("parts", `${hash}/`));
+      if (signal?.aborted) throw new Problem("cancelled", `Paused at ${mb(now)} of ${mb(bytes)} MB; it goes on from there.`);
+      if (error instanceof Problem || error.name === "QuotaExceededError") throw error;
       misses = now > have ? 1 : misses + 1;
       if (misses >= TRIES) {
         throw new Problem("network", `The download stopped at ${mb(now)} of ${mb(bytes)} MB. Check the connection and try again: it goes on from there.`);

@@ -29,7 +29,7 @@ function lower(text) {
 
 /** ByteLevel's own pattern takes U+FEFF for white space, as JavaScript does; the library corrects that in a Split's. */
 function spelledOut(step) {
-  if (step?.type === "Sequence") return { ...step, pretokenizers: step.pretokenizers.flatMap((each) => spelledOut(each).pretokenizers ?? spelledOut(each)) };
+  if (step?.type === "Sequence") return { ...step, pretokenizers: step.pretokenizers.map(spelledOut) };
   if (step?.type !== "ByteLevel" || step.use_regex === false) return step;
   const split = { type: "Split", pattern: { Regex: WORDS }, behavior: "Isolated", invert: false };
   return { type: "Sequence", pretokenizers: [split, { ...step, use_regex: false }] };

@@ -89,7 +89,8 @@ async function prove() {
     if (!frame.done) continue;
     const drawn = rgb(await frame.image()), off = apart(drawn, arrays.images.data.subarray(0, drawn.length));
     if (!(off <= settings.tolerances.images)) {
-      throw new Problem("damaged", `The model does not draw its own test picture here: it is off by ${off} of 255, at most ${settings.tolerances.images} is right.`);
+      const told = `it is off by ${off} of 255, at most ${settings.tolerances.images} is right`;
+      throw new Problem("damaged", `The model does not draw its own test picture here: ${told}.`);
     }
   }
 }
