@@ -81,7 +81,7 @@ def measure(config: MeasureConfig) -> dict[str, Any]:
     return {"record": str(config.output)}
 
 
-def find(name: str | None) -> str:
+def find(name: str | None = None) -> str:
     """A browser's path. MissingBackend where there is none."""
     found = next(filter(None, map(shutil.which, NAMES if name is None else (name,))), None)
     if found is None:

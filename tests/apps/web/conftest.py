@@ -10,21 +10,14 @@ from typing import Any
 
 import pytest
 
+from apps.web import measure
 from apps.web.server import Server
 from apps.web.site import MODULES, ORT, build
 from kdc_edge.bundle import Bundle
 from kdc_edge.pipeline import DEFAULT_BUNDLE
 from tests.bench import browser as chromium
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-component-update",
-]
-FLAGS += ["--disable-sync", "--disable-background-networking", "--disable-dev-shm-usage"]
+FLAGS = [*measure.FLAGS, *measure.GRAPHICS["wasm"]]
 FLAGS += ["--host-resolver-rules=MAP lan.test 127.0.0.1"]  # a name that is neither https nor localhost
 READY, PROBLEM = "body[data-ready]", "#status[data-kind=problem]"
 

@@ -6,17 +6,17 @@ import time
 import numpy as np
 import pytest
 
+from apps.web import measure
 from bench.side import Side
 from kdc_edge.pipeline import DEFAULT_BUNDLE
 from kdc_edge.runtimes import Options
 from kdc_edge.timing import SYSTEM
-from tests.apps.web.conftest import FLAGS, Opened
+from tests.apps.web.conftest import Opened
 from tests.bench import browser as chromium
 
 pytestmark = pytest.mark.slow
 ROUNDS, CALLS = 8, 6
-WEBGPU = [flag for flag in FLAGS if flag != "--disable-gpu"]
-WEBGPU += ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
+WEBGPU = [*measure.FLAGS, *measure.GRAPHICS["webgpu"], "--use-webgpu-adapter=swiftshader"]
 DRAW = "window.engine.call('draw', { prompt: 'red apple', seed: 0, steps: 1 })"
 ENGINE = """async ({ provider, base }) => {
     const [{ Studio }, { Engine }] = await Promise.all([import(`${base}studio.mjs`), import(`${base}core/engine.mjs`)]);
@@ -28,20 +28,23 @@ ENGINE = """async ({ provider, base }) => {
 
 
 def test_a_page_that_was_here_before_takes_a_text_within_a_second(ready):
-    """From the navigation's start to an enabled button; and the first picture after a first visit within ten seconds."""
+    """From the navigation's start to an enabled button."""
     took = []
     for _ in range(5):
         ready.page.reload()
         ready.page.wait_for_selector("#draw:enabled")
         took.append(ready.page.evaluate("performance.now()") / 1000)
-    assert np.median(took) <= 1, took
+    print(json.dumps({"seconds until it takes a text": took}))
+    assert np.median(took) <= 1
 
 
 def test_the_first_picture_of_a_first_visit_is_there_within_ten_seconds(url, open_page):
     opened = open_page()
     start = time.perf_counter()
     opened.ready(url).draw("birthday cake", seed=3)
-    assert time.perf_counter() - start <= 10
+    took = time.perf_counter() - start
+    print(json.dumps({"seconds to the first picture": took}))
+    assert took <= 10
 
 
 def test_a_step_takes_at_most_five_times_what_it_takes_natively(ready, visited):

@@ -49,7 +49,7 @@ export class Networks {
     if (this.frugal) await this.close();
     const { files, options } = this.manifest.components[name];
     const [graph, ...others] = files, bytes = async (path) => new Uint8Array(await this.files[path].arrayBuffer());
-    const settings = { executionProviders: [this.provider], extra: nested(options) };
+    const settings = { executionProviders: [this.provider], extra: nested(options), logSeverityLevel: 3 };
     const folder = graph.slice(0, graph.lastIndexOf("/") + 1);
     const external = others.map(async (path) => ({ path: path.slice(folder.length), data: await bytes(path) }));
     if (external.length) settings.externalData = await Promise.all(external);
