@@ -4,13 +4,13 @@
 # make quality     every shipped model's FID, KID, CLIP score, ...: runs/cards/table.md; about five minutes of a core for each
 # make gate        the default bundle against the committed counters
 # make gate-times  its times in turns with the revision before (BASE=HEAD~1), two minutes at most; only a regression fails
-# make mobile-deps what the tests of the apps and of docs/embedding.md run with: npm packages, and JUnit if there is root; else they skip
-# make system-deps what needs root (a browser, fonts); without it the tests that use it skip
+# make web         serve the web app over the default bundle (or BUNDLE=folder); open the address that it prints
+# make system-deps what needs root (a browser, fonts, JUnit); without it the tests that use it skip
 SHELL := /bin/bash
 VENV  ?= .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SYSTEM_PACKAGES := chromium fonts-noto-color-emoji unicode-data
+SYSTEM_PACKAGES := chromium fonts-noto-color-emoji unicode-data junit4
 
 # The first Python of 3.11 or later that runs; override with `make PYTHON=/path/to/python3.12`.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -21,7 +21,10 @@ BUNDLES := $(patsubst %/manifest.json,%,$(wildcard kdc_edge/data/*/manifest.json
 
 BUNDLE := kdc_edge/data/emoji-64
 
-.PHONY: install demo test test-slow quality gate gate-times lint system-deps mobile-deps clean
+# What the web app is made of, and what the apps' tests run with (a Kotlin compiler); without npm those tests skip.
+NPM := apps/node_modules/.package-lock.json
+
+.PHONY: install demo test test-slow quality gate gate-times lint web system-deps clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -57,12 +60,20 @@ demo: $(STAMP)
 		--prompts $(DEMO_PROMPTS) --device iphone-14 galaxy-s25 jetson-orin-nano raspberry-pi-5 --training demo/distilled \
 		-o demo/report.html --force
 
+$(NPM): apps/package-lock.json
+	@command -v npm >/dev/null || { echo "make: no npm found; install Node.js 20 or later" >&2; exit 3; }
+	npm ci --prefix apps --ignore-scripts --no-audit --no-fund --loglevel error
+	@touch $@
+
+web: $(STAMP) $(NPM)
+	$(BIN)/python -m apps.web --bundle $(BUNDLE)
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+test: lint $(if $(shell command -v npm),$(NPM))
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # optimum has an environment of its own: it cannot share one with transformers 5.
@@ -97,14 +108,6 @@ system-deps:
 		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(SYSTEM_PACKAGES); \
 	else \
 		echo "system-deps: needs root and apt-get; skipped: $(SYSTEM_PACKAGES)"; \
-	fi
-
-mobile-deps:
-	npm ci --prefix apps --ignore-scripts --no-audit --no-fund
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends junit4; \
-	else \
-		echo "mobile-deps: JUnit 4 needs root and apt-get; skipped"; \
 	fi
 
 clean:

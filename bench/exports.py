@@ -63,7 +63,8 @@ def _latency_rows(record: Record) -> list[tuple[str, ...]]:
         warm: list[str] = [NOT_MEASURED] * 4
         if latency.warm_wall_s:
             taken = latency.samples
-            warm = [ms(taken.quantile(q)) for q in (0.5, 0.9, 0.99)] + [ms(taken.quantile(0.5, "cpu"))]
+            warm = [ms(taken.quantile(q)) for q in (0.5, 0.9, 0.99)]
+            warm += [ms(taken.quantile(0.5, "cpu")) if taken.cpu else NOT_MEASURED]
         macs = record.bundle["counters"][what]["macs"]
         share = NOT_MEASURED if isinstance(record.roof, str) else record.roof["share_of_fp32"][what]
         rows.append(

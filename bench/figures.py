@@ -24,7 +24,8 @@ def _all(record: Record) -> Iterator[tuple[str, Any]]:
         if latency.warm_wall_s:
             taken = latency.samples
             yield from ((f"{what}.{name}", taken.quantile(q)) for name, q in QUANTILES.items())
-            yield f"{what}.cpu_p50_s", taken.quantile(0.5, "cpu")
+            if taken.cpu:
+                yield f"{what}.cpu_p50_s", taken.quantile(0.5, "cpu")
     for name in ("open_s", PEAK_MIB, "device_mib", "joules_per_picture"):
         yield name, getattr(record, name)
     yield BYTES, record.bundle["bytes"]

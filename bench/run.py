@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from bench import exports, fresh, record, roof, sensors
+from bench import browser, exports, fresh, record, roof, sensors
 from bench.record import NOT_MEASURED, Against, Latency, Measured, Minute, Ratio, Record, Settings
 from bench.side import PICTURE, WHAT, Side, about, batch, placement, samples_of
 from kdc_edge import machine, timing
@@ -42,6 +42,8 @@ class RunConfig:
     """Of the runtime; its own choice if not given."""
     allow_fallback: bool = False
     """Measure even where another provider than the one asked for runs operators."""
+    browser: bool = False
+    """Measure in this machine's browser instead, headless, with onnxruntime-web; the provider is wasm or webgpu."""
     seed: int = 0
 
 
@@ -53,6 +55,12 @@ def run(config: RunConfig) -> dict[str, Any]:
         raise UsageError(f"--samples is {config.samples}; at least {timing.MIN_SAMPLES} are needed")
     if config.interleave and len(config.bundles) < 2:
         raise UsageError("--interleave needs two bundles or more, the first of which the others are compared with")
+    if config.browser:
+        if config.interleave or config.soak or config.allow_fallback or config.runtime != "ort" or config.seed:
+            raise UsageError(
+                "--browser takes --samples, --threads, --provider and --output alone; leave the others out"
+            )
+        return browser.run(config.bundles, config.output, config.samples, config.threads, config.provider)
     soak_s = None if config.soak is None else parse_duration(config.soak)
     options = Options(config.threads, config.provider, config.allow_fallback)
     runs = [Run(Bundle.open(path), i, config, options) for i, path in enumerate(config.bundles)]

@@ -1,6 +1,5 @@
 """A real Chromium, headless: what a page logs, and what became of it."""
 
-import shutil
 import subprocess
 from dataclasses import dataclass
 from html import escape
@@ -8,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
+from apps.web import measure
+from kdc_edge.errors import MissingBackend
+
 PHONE, DESKTOP = 360, 1200
 FRAMED = """<!doctype html><title>none</title><body>{frames}<script>
 addEventListener("load", () => {{
@@ -31,10 +32,10 @@ class Seen:
 
 def find() -> str:
     """Skips the test, saying why, where there is none."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
+    try:
+        return measure.find()
+    except MissingBackend:
         pytest.skip("no Chromium here; `make system-deps` as root installs it")
-    return found
 
 
 def look(page: Path, folder: Path) -> tuple[list[Seen], list[str]]:
@@ -45,7 +46,7 @@ def look(page: Path, folder: Path) -> tuple[list[Seen], list[str]]:
     )
     outer = folder / "framed.html"
     outer.write_text(FRAMED.format(frames=frames), encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage"]
+    flags = [*measure.FLAGS, *measure.GRAPHICS["wasm"]]
     flags += ["--allow-file-access-from-files", "--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}"]
     done = subprocess.run(
         [find(), *flags, "--dump-dom", outer.as_uri()], capture_output=True, text=True, timeout=120, check=True
