@@ -13,16 +13,12 @@ the model's own drawings of the prompts in --calibration.
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Any
 
 from convert import calibration
-from convert.card import card
-from convert.checks import check, keeping, require_tools, say
-from convert.estimate import Estimate, estimate, require
+from convert.estimate import Estimate, estimate
 from convert.export import EXTERNAL, MODEL, Exported, export_component
 from convert.layout import copy_configs, copy_tokenizer
 from convert.provenance import provenance
@@ -38,29 +34,23 @@ from convert.schemes import (
     least_runtime,
     session,
 )
+from convert.settings import ConvertConfig, carry_out, finish
 from convert.targets import TARGETS, TargetName
-from kdc_edge import command, machine
-from kdc_edge.bundle import Bundle, seal
+from kdc_edge import command
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.errors import UsageError
-from kdc_edge.files import replace_dir, replace_file, write_json
-from kdc_edge.manifest import FORMAT, Component, Manifest, PipelineSpec, Requires, bundle_id
+from kdc_edge.manifest import FORMAT, Component, Manifest, PipelineSpec, Requires
 from kdc_edge.ports import Ports
 from kdc_edge.process import in_own_process
-from kdc_edge.spec import component_ports, pipeline_spec
+from kdc_edge.spec import component_ports
 
 TOOLS = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime")
-ComponentName = Literal["text_encoder", "unet", "vae_decoder"]
 
 
 @dataclass(frozen=True)
-class OnnxConfig:
+class OnnxConfig(ConvertConfig):
     """What to convert, and how."""
 
-    model: Path
-    """Checkpoint: a diffusers folder."""
-    output_dir: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """Bundle folder to write."""
     precision: Precision = "fp32"
     """How numbers are stored and, with int8, multiplied."""
     target: TargetName = "cpu"
@@ -79,24 +69,6 @@ class OnnxConfig:
     """MiB for the U-Net's weights, with --precision mixed."""
     budget_ms: float | None = None
     """Milliseconds for a call of the U-Net on this machine, with int8: layers stay at fp32 as far as there is time."""
-    components: tuple[ComponentName, ...] = ("text_encoder", "unet", "vae_decoder")
-    """Components to convert; a bundle without all three makes no pictures."""
-    sampler: Literal["euler", "ddim", "dpmpp_2m", "pndm", "lcm"] | None = None
-    """Sampler the bundle suggests; the checkpoint's own if not given."""
-    steps: int | None = None
-    """Steps the bundle suggests; the checkpoint's own if not given, else 20, or 4 for a consistency model."""
-    guidance: float | None = None
-    """Guidance the bundle suggests; the checkpoint's own if not given, else 3, or 1 for a consistency model."""
-    name: str | None = None
-    """Name of the bundle; the checkpoint folder's if not given."""
-    keep_failed: bool = False
-    """Keep what is below its floor beside the output, as NAME.failed."""
-    allow_drift: bool = False
-    """Write the bundle even so, with what was measured in its report."""
-    force: bool = False
-    """Replace an existing bundle."""
-    dry_run: bool = False
-    """Say what it would take, and stop."""
 
 
 @dataclass(frozen=True)
@@ -115,20 +87,7 @@ class Job:
 def convert(config: OnnxConfig) -> dict[str, Any]:
     """Convert a checkpoint to an ONNX bundle, checked against PyTorch."""
     job = plan(config)
-    require(job.needed, config.output_dir)
-    if config.dry_run:
-        return {"output_dir": str(config.output_dir), "estimate": job.needed.to_json(), "written": False}
-    require_tools(TOOLS, "onnx")
-    with replace_dir(config.output_dir, config.force) as folder, keeping(config.keep_failed, folder, config.output_dir):
-        manifest, report = _build(job, folder)
-    result = {
-        "output_dir": str(config.output_dir),
-        "id": bundle_id(manifest),
-        "bytes": sum(entry.bytes for entry in manifest.files.values()),
-        **report,
-    }
-    say(result)
-    return result
+    return carry_out(config, job.needed, TOOLS, "onnx", lambda folder: _build(job, folder))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -138,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
 def plan(config: OnnxConfig) -> Job:
     """Raises UsageError for settings that do not go together."""
     checkpoint = Checkpoint.open(config.model)
-    spec = pipeline_spec(checkpoint, steps=config.steps, guidance=config.guidance, sampler=config.sampler)
+    spec = config.spec(checkpoint)
     if (config.precision == "mixed") != (config.budget_mib is not None):
         raise UsageError("--precision mixed and --budget-mib, the MiB for the U-Net's weights, go together")
     if config.budget_ms is not None and (config.precision != "int8" or not config.spare):
@@ -170,14 +129,8 @@ def _build(job: Job, folder: Path) -> tuple[Manifest, dict[str, Any]]:
         exported = _export(job, Path(calls), folder)
     draft = _manifest(job, exported, seen, folder)
     floors = {name: floor_db(scheme) for name, scheme in job.schemes.items()}
-    found = check(job.checkpoint, Bundle(folder, draft, bundle_id(draft)), "ort", floors)
-    manifest = seal(folder, replace(draft, requires=replace(draft.requires, memory_mib=found.memory_mib)))
     took = {name: {**asdict(done), "estimated_mib": job.needed.memory_mib[name]} for name, done in exported.items()}
-    report = {"format": 1, "machine": machine.describe(), "conversion": took, **found.to_json()}
-    write_json(folder / "report.json", report)
-    replace_file(folder / "README.md", card(manifest, bundle_id(manifest), report).encode())
-    found.gate(job.config.allow_drift)
-    return manifest, report
+    return finish(job.config, job.checkpoint, folder, draft, "ort", floors, lambda _: {"conversion": took})
 
 
 def _calibrate(job: Job, folder: Path) -> dict[str, Any] | None:
@@ -210,7 +163,7 @@ def _manifest(job: Job, exported: Mapping[str, Exported], seen: dict[str, Any] |
     }
     return Manifest(
         format=FORMAT,
-        name=config.model.resolve().name if config.name is None else config.name,
+        name=config.bundle_name,
         version="1",
         runtime="onnx",
         target=config.target,
