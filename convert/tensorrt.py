@@ -11,7 +11,7 @@ and labelled so; engines are built on the device (kdc-edge build), for they fit 
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -67,6 +67,8 @@ class TensorrtConfig:
     """Prompts of it that are drawn."""
     exclude: tuple[str, ...] = ()
     """Weights by name (patterns) or operators (Conv, MatMul) left at 16 bits."""
+    spare: bool = True
+    """Find and leave at 16 bits what cannot bear 8: every layer is measured alone, hours for a large U-Net."""
     max_batch: int = 2
     """Largest batch of an engine; guidance asks for 2."""
     fixed: bool = False
@@ -151,7 +153,7 @@ def plan(config: TensorrtConfig) -> Job:
     least = 1 if spec.guidance == 1 else 2
     if config.max_batch < least:
         raise UsageError(f"--max-batch is {config.max_batch}; with guidance {spec.guidance:g} the U-Net takes {least}")
-    schemes = {name: PRECISIONS[config.precision][name] for name in config.components}
+    schemes = {name: replace(PRECISIONS[config.precision][name], spare=config.spare) for name in config.components}
     prompts = list(PROMPTS)
     if config.calibration is not None or any(scheme.weights for scheme in schemes.values()):
         what = f"--precision {config.precision}"
