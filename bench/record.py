@@ -114,6 +114,8 @@ class Record:
     device_mib: Measured = NOT_MEASURED
     joules_per_picture: Measured = NOT_MEASURED
     energy_source: str | None = None
+    layers: dict[str, list[dict[str, Any]]] | Literal["not measured"] = NOT_MEASURED
+    """By component, what each layer of an engine computes in and its milliseconds, where the runtime tells."""
     roof: dict[str, Any] | Literal["not measured"] = NOT_MEASURED
     """The machine's peaks, and the share of the fp32 one that each component reached."""
     soak: tuple[Minute, ...] | Literal["not measured"] = NOT_MEASURED

@@ -119,3 +119,9 @@ def placement(bundle: Bundle, runtime: str, options: Options) -> dict[str, dict[
                     f"{name}: {options.provider} was asked for, but {ran}; pass --allow-fallback to measure it as it is"
                 )
     return found
+
+
+def layers(bundle: Bundle, runtime: str, options: Options) -> dict[str, list[dict[str, Any]]] | None:
+    """By component, times and types of layers; None of a runtime that does not tell them."""
+    times = getattr(importlib.import_module(RUNTIMES[runtime].module), "layer_times", None)
+    return None if times is None else {name: times(bundle, name, options) for name in bundle.manifest.components}

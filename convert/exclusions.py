@@ -115,9 +115,9 @@ class Sensitivity:
         return np.array([self.errors([name]) for name in self.layers])
 
 
-def spared(found: Sensitivity, floor: float, margin: float = MARGIN_DB) -> list[str]:
+def spared(found: Sensitivity, floor: float) -> list[str]:
     """Names of weights to leave in fp32, so that the output stays `floor` dB and a margin above its error."""
-    names, wanted = list(found.layers), 10 ** (-(floor + margin) / 10)
+    names, wanted = list(found.layers), 10 ** (-(floor + MARGIN_DB) / 10)
     if found.errors(names).max() <= wanted:
         return []
     alone, price = found.alone(), found.price()

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING
 from convert import export, probe
 from convert.calibration import Calls
 from convert.halves import narrow
+from convert.nvidia.signature import signature
 from convert.schemes import Typed, floor_db
 from kdc_edge.checkpoint import Checkpoint
+from kdc_edge.files import write_json
 from kdc_edge.ports import Port, Ports
 from kdc_edge.process import peak_mib
+from kdc_edge.runtimes.tensorrt import WEIGHTS
 from kdc_edge.spec import component_ports, pipeline_spec
 
 if TYPE_CHECKING:
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
 
     from convert.nvidia.quantise import Small
 
-STORED_MARGIN_DB = 4.0  # of weights alone: the worst call of a golden picture was 2.6 dB below that of the probes
 IR_VERSION = 9  # the last that TensorRT 10.3 was made with; opset 19's own
 
 
@@ -47,8 +49,13 @@ def export_typed(
     fused: bool = False,
     narrow_ports: bool = False,
     batch: int | None = None,
+    wide: Sequence[str] = (),
 ) -> TypedExport:
-    """Writes `folder`/model.onnx. With `narrow_ports` inputs and outputs are 16 bits wide as `io` says; `batch` fixes it."""
+    """Writes `folder`/model.onnx and what is in it but for the weights' values.
+
+    With `narrow_ports` inputs and outputs are 16 bits wide as `io` says; `batch` fixes it; operators that `wide` names are
+    islands beside those that the probe finds.
+    """
     import onnx_ir as ir
 
     from kdc_edge.torch_ref.networks import load_network
@@ -65,6 +72,7 @@ def export_typed(
     _type_all(model.graph)
     peak = _peaks(model, calls)
     islands = probe.islands(model.graph, peak if scheme.rest == "float16" else {})
+    islands |= {node: "asked for" for node in model.graph if node.name in wide and node not in islands}
     _make_small(model.graph, scheme, plan, peak)
     types = io(ports, scheme) if narrow_ports else ports
     kinds = {port.name: ir.DataType.FLOAT16 for port in (*types.inputs, *types.outputs) if port.dtype == "float16"}
@@ -74,6 +82,7 @@ def export_typed(
     model.ir_version = IR_VERSION
     folder.mkdir(parents=True, exist_ok=True)
     export.save(model, folder / export.MODEL)
+    write_json(folder / WEIGHTS, signature(folder / export.MODEL))
     counters = export.counted(folder / export.MODEL, ports, spec)
     reasons = {node.name: why for node, why in islands.items()}
     return TypedExport(time.perf_counter() - start, peak_mib(), parameters, counters, tuple(left), reasons)
@@ -97,20 +106,19 @@ def _plan(
     """Small weights by name, and the patterns of layers that stay in 16 bits."""
     import torch
 
-    from convert.exclusions import E4M3, MARGIN_DB, STORED, SYMMETRIC, Sensitivity, spared
+    from convert.exclusions import E4M3, STORED, SYMMETRIC, Sensitivity, spared
     from convert.nvidia.quantise import restored
 
     if scheme.weights is None:
         return {}, list(leave)
-    left, count = [*leave, "Gather"], 2 * export.PROBES
+    left, count = list(dict.fromkeys([*leave, "Gather"])), 2 * export.PROBES
     feeds = calls.others(count) if len(calls) > 2 * count else calls
     small = _small(network, scheme.weights, feeds, left)
     if scheme.spare:
         arithmetic = {"int8": SYMMETRIC, "float8e4m3": E4M3}[scheme.weights] if scheme.products else STORED
         stored = {name: torch.from_numpy(restored(values)) for name, values in small.items()}
         found = Sensitivity(network, feeds, calls.some(count), left, arithmetic, stored)
-        margin = MARGIN_DB if scheme.products else STORED_MARGIN_DB
-        left += (suffer := spared(found, floor_db(scheme), margin))
+        left += (suffer := spared(found, floor_db(scheme)))
         small = {name: values for name, values in small.items() if name not in suffer}
     return small, left
 
