@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from bench.record import Layer
 from kdc_edge.bundle import Bundle
 from kdc_edge.errors import MissingBackend, choose
 from kdc_edge.images import check_picture
@@ -121,7 +122,9 @@ def placement(bundle: Bundle, runtime: str, options: Options) -> dict[str, dict[
     return found
 
 
-def layers(bundle: Bundle, runtime: str, options: Options) -> dict[str, list[dict[str, Any]]] | None:
+def layers(bundle: Bundle, runtime: str, options: Options) -> dict[str, tuple[Layer, ...]] | None:
     """By component, times and types of layers; None of a runtime that does not tell them."""
     times = getattr(importlib.import_module(RUNTIMES[runtime].module), "layer_times", None)
-    return None if times is None else {name: times(bundle, name, options) for name in bundle.manifest.components}
+    if times is None:
+        return None
+    return {name: tuple(Layer(**row) for row in times(bundle, name, options)) for name in bundle.manifest.components}
