@@ -64,6 +64,8 @@ class Typed:
     products: bool = False
     spare: bool = True
     """Leave layers at 16 bits that suffer, by measurement."""
+    rounding: Literal["gptq", "nearest"] = "gptq"
+    """Of int8 weights."""
 
 
 Scheme = Weights | Mixed | Dynamic | Static | Typed | None

@@ -113,7 +113,7 @@ def _plan(
         return {}, list(leave)
     left, count = list(dict.fromkeys([*leave, "Gather"])), 2 * export.PROBES
     feeds = calls.others(count) if len(calls) > 2 * count else calls
-    small = _small(network, scheme.weights, feeds, left)
+    small = _small(network, scheme, feeds, left)
     if scheme.spare:
         arithmetic = {"int8": SYMMETRIC, "float8e4m3": E4M3}[scheme.weights] if scheme.products else STORED
         stored = {name: torch.from_numpy(restored(values)) for name, values in small.items()}
@@ -123,17 +123,19 @@ def _plan(
     return small, left
 
 
-def _small(network: "torch.nn.Module", kind: str, calls: Calls, left: Sequence[str]) -> dict[str, "Small"]:
+def _small(network: "torch.nn.Module", scheme: Typed, calls: Calls, left: Sequence[str]) -> dict[str, "Small"]:
     from convert.nvidia.quantise import fp8_values, int8_values
-    from convert.rounding import Rounded
+    from convert.rounding import Grid, nearest
     from convert.schemes import Weights, excluded
     from convert.weights import operator, plan, weighted
 
-    if kind == "int8":
-        found = plan(network, Weights(8), calls, left)
-        return {name: int8_values(stored) for name, stored in found.items() if isinstance(stored, Rounded)}
     layers = {name: layer for name, layer in weighted(network).items() if not excluded(name, operator(layer), left)}
-    return {name: fp8_values(layer.weight.detach().numpy()) for name, layer in layers.items()}
+    if scheme.weights == "float8e4m3":
+        return {name: fp8_values(layer.weight.detach().numpy()) for name, layer in layers.items()}
+    if scheme.rounding == "nearest":
+        return {name: int8_values(nearest(layer.weight.detach(), Grid(8))) for name, layer in layers.items()}
+    found = plan(network, Weights(8), calls, left)
+    return {name: int8_values(found[name]) for name in layers}
 
 
 def _type_all(graph: "ir.Graph") -> None:
