@@ -88,6 +88,17 @@ class Minute:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """One layer of an engine: the types it makes, and its median milliseconds over so many calls."""
+
+    name: str
+    kind: str
+    precision: str
+    ms: float
+    calls: int
+
+
+@dataclass(frozen=True)
 class Record:
     """`bench run`'s result for one bundle."""
 
@@ -114,6 +125,8 @@ class Record:
     device_mib: Measured = NOT_MEASURED
     joules_per_picture: Measured = NOT_MEASURED
     energy_source: str | None = None
+    layers: dict[str, tuple[Layer, ...]] | Literal["not measured"] = NOT_MEASURED
+    """By component, where the runtime tells."""
     roof: dict[str, Any] | Literal["not measured"] = NOT_MEASURED
     """The machine's peaks, and the share of the fp32 one that each component reached."""
     soak: tuple[Minute, ...] | Literal["not measured"] = NOT_MEASURED

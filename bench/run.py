@@ -13,7 +13,7 @@ import tyro
 
 from bench import browser, exports, fresh, record, roof, sensors
 from bench.record import NOT_MEASURED, Against, Latency, Measured, Minute, Ratio, Record, Settings
-from bench.side import PICTURE, WHAT, Side, about, batch, placement, samples_of
+from bench.side import PICTURE, WHAT, Side, about, batch, layers, placement, samples_of
 from kdc_edge import machine, timing
 from kdc_edge.bundle import Bundle
 from kdc_edge.errors import UsageError
@@ -134,6 +134,8 @@ class Run:
             for what in WHAT
         }
         memory = {"peak_rss_mib": first.peak_rss_mib, "device_mib": _or_not(first.device_mib)}
+        if (told := layers(self.bundle, self.config.runtime, self.options)) is not None:
+            self.save(layers=told)
         self.save(placement=found, open_s=first.open_s, latency=latency, **memory)
 
     def warm(self) -> None:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
+from bench.record import Layer
 from kdc_edge.bundle import Bundle
 from kdc_edge.errors import MissingBackend, choose
 from kdc_edge.images import check_picture
@@ -51,10 +53,14 @@ class Side:
         """One call of a component as a guided picture makes it (batch 2, 1 for the decoder), or the whole picture."""
         if what == PICTURE:
             return lambda: self.draw(seed)
-        component, noise = self.pipeline.components[what], gaussian(seed)
-        feed = zeros(component.ports.inputs, {"batch": batch(what), **self.pipeline.spec.sizes})
-        feed = {port: noise(zero.shape) if zero.dtype.kind == "f" else zero for port, zero in feed.items()}
+        component, feed = self.pipeline.components[what], self.feed(what, seed)
         return lambda: component(**feed)
+
+    def feed(self, component: str, seed: int = 0) -> dict[str, np.ndarray]:
+        """Noise, and token ids of 0, for one call."""
+        ports, noise = self.pipeline.components[component].ports.inputs, gaussian(seed)
+        feed = zeros(ports, {"batch": batch(component), **self.pipeline.spec.sizes})
+        return {port: noise(zero.shape) if zero.dtype.kind == "f" else zero for port, zero in feed.items()}
 
 
 def batch(what: str) -> int:
@@ -119,3 +125,11 @@ def placement(bundle: Bundle, runtime: str, options: Options) -> dict[str, dict[
                     f"{name}: {options.provider} was asked for, but {ran}; pass --allow-fallback to measure it as it is"
                 )
     return found
+
+
+def layers(bundle: Bundle, runtime: str, options: Options) -> dict[str, tuple[Layer, ...]] | None:
+    """By component, times and types of layers; None of a runtime that does not tell them."""
+    times = getattr(importlib.import_module(RUNTIMES[runtime].module), "layer_times", None)
+    if times is None:
+        return None
+    return {name: tuple(Layer(**row) for row in times(bundle, name, options)) for name in bundle.manifest.components}

@@ -7,7 +7,7 @@ disk as they are made and are read one at a time: memory does not grow with thei
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,33 +27,37 @@ SEED = 1_000_000  # drawings are seeded from here on, apart from the golden ones
 
 @dataclass(frozen=True)
 class Calls:
-    """Recorded inputs of one component, in a folder."""
+    """Recorded inputs of one component, in a folder; `but` are numbers that are passed over."""
 
     folder: Path
+    but: frozenset[int] = frozenset()
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        return self._read(set(range(len(self))))
+        return self._read(set(range(len(self._paths()))) - self.but)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self.folder.glob("*.safetensors"))
+        return len(self._paths()) - len(self.but)
 
     def some(self, count: int) -> list[dict[str, np.ndarray]]:
         """At most `count` of them, spread evenly from the first to the last."""
         return list(self._read(self._spread(count)))
 
-    def others(self, count: int) -> Iterator[dict[str, np.ndarray]]:
+    def others(self, count: int) -> "Calls":
         """All but those."""
-        return self._read(set(range(len(self))) - self._spread(count))
+        return replace(self, but=self.but | self._spread(count))
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("*.safetensors"))
 
     def _read(self, numbers: set[int]) -> Iterator[dict[str, np.ndarray]]:
         from safetensors.numpy import load_file
 
-        for number, path in enumerate(sorted(self.folder.glob("*.safetensors"))):
-            if number in numbers:
-                yield load_file(path)
+        yield from (load_file(path) for number, path in enumerate(self._paths()) if number in numbers)
 
     def _spread(self, count: int) -> set[int]:
-        return set(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int).tolist())
+        left = np.array([number for number in range(len(self._paths())) if number not in self.but])
+        places = np.linspace(0, len(left) - 1, min(count, len(left))).round().astype(int)
+        return set(left[places].tolist())
 
 
 class Saver:

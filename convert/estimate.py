@@ -49,7 +49,9 @@ def estimate(checkpoint: Checkpoint, schemes: Mapping[str, Scheme]) -> Estimate:
 
 def _rounding_mib(shapes: Iterable[Sequence[int]], scheme: Scheme) -> float:
     """Of the correlations of inputs that rounding looks at."""
-    rounded = scheme.weights is not None if isinstance(scheme, Typed) else isinstance(scheme, Weights | Mixed)
+    rounded = isinstance(scheme, Weights | Mixed) or (
+        isinstance(scheme, Typed) and scheme.weights == "int8" and scheme.rounding == "gptq"
+    )
     if not rounded or not calibrated(scheme):
         return 0
     columns = (math.prod(shape[1:]) for shape in shapes if len(shape) > 1)

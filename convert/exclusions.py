@@ -10,9 +10,10 @@ while there is time.
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -23,6 +24,7 @@ from convert.weights import Feed, Feeds, operator, run, weighted
 from kdc_edge.errors import UsageError
 
 MARGIN_DB = 5.0  # above the floor: other calls than the probes are worse
+E4M3_TOP = 448.0
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,16 @@ class Arithmetic:
     """Activations have a zero point of 0."""
     outputs: bool
     """What comes out is rounded to int8, too."""
+    inputs: bool = True
+    """What goes in is rounded; else weights alone are small."""
+    floating: bool = False
+    """In fp8 (e4m3) instead."""
 
 
 UNSIGNED = Arithmetic(weight_bits=7, symmetric=False, outputs=True)  # onnxruntime's, see convert.integers
 SYMMETRIC = Arithmetic(weight_bits=8, symmetric=True, outputs=False)  # TensorRT's
+E4M3 = replace(SYMMETRIC, floating=True)
+STORED = replace(SYMMETRIC, inputs=False)
 
 
 @dataclass
@@ -56,6 +64,9 @@ class Range:
     def quantised(self, where: str, x: Tensor) -> Tensor:
         """Through 8 bits."""
         low, high = self.ends[where]
+        if self.arithmetic.floating:
+            step = max(-low, high, 1e-12) / E4M3_TOP
+            return (x / step).clamp(-E4M3_TOP, E4M3_TOP).to(torch.float8_e4m3fn).float() * step
         if self.arithmetic.symmetric:
             step = max(-low, high, 1e-12) / 127
             return (x / step).round().clamp(-127, 127) * step
@@ -68,7 +79,7 @@ class Sensitivity:
     """A network's layers, what they met, and what int8 does to its output.
 
     Probes that are not among the feeds, and so may pass the ranges, as calls on a device will, tell the most. `leave` are
-    patterns of layers that stay in fp32 anyway.
+    patterns of layers that stay in fp32 anyway; `stored` are the weights that the file will have, if they are known.
     """
 
     def __init__(
@@ -78,16 +89,24 @@ class Sensitivity:
         probes: Sequence[Feed],
         leave: Sequence[str] = (),
         arithmetic: Arithmetic = UNSIGNED,
+        stored: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self.network, self.probes = network, probes
+        self.network, self.probes, self.arithmetic = network, probes, arithmetic
         layers = {n: m for n, m in weighted(network).items() if operator(m) != "Gather"}
         self.layers = {n: m for n, m in layers.items() if not excluded(n, operator(m), leave)}
         self.ranges = _ranges(network, self.layers, feeds, arithmetic)
         self.reference = [run(network, probe) for probe in probes]
+        self.stored = {} if stored is None else stored
+
+    def price(self) -> np.ndarray:
+        """(L,) what leaving a layer out costs: multiplications of a call, or bytes where weights alone are small."""
+        if self.arithmetic.inputs:
+            return np.array([self.ranges[name].macs for name in self.layers])
+        return np.array([layer.weight.numel() for layer in self.layers.values()])
 
     def errors(self, names: Iterable[str]) -> np.ndarray:
         """(P,) squared error of the output over its square, with these in int8."""
-        with _in_int8([(self.layers[name], self.ranges[name]) for name in names]):
+        with _small([(self.layers[name], self.ranges[name], self.stored.get(name)) for name in names]):
             found = [run(self.network, probe) for probe in self.probes]
         return np.array([(y - r).square().sum() / r.square().sum() for y, r in zip(found, self.reference, strict=True)])
 
@@ -98,12 +117,14 @@ class Sensitivity:
 
 def spared(found: Sensitivity, floor: float) -> list[str]:
     """Names of weights to leave in fp32, so that the output stays `floor` dB and a margin above its error."""
-    alone, macs = found.alone(), np.array([found.ranges[name].macs for name in found.layers])
     names, wanted = list(found.layers), 10 ** (-(floor + MARGIN_DB) / 10)
-    allowed, out = wanted, choose(alone, macs, wanted)
+    if found.errors(names).max() <= wanted:
+        return []
+    alone, price = found.alone(), found.price()
+    allowed, out = wanted, choose(alone, price, wanted)
     while len(out) < len(names) and (together := found.errors(np.delete(names, out)).max()) > wanted:
         allowed *= 0.9 * wanted / together  # together they are more than their sum
-        out = choose(alone, macs, allowed)
+        out = choose(alone, price, allowed)
     return [names[number] for number in out]
 
 
@@ -162,21 +183,23 @@ def _ranges(
 
 
 @contextlib.contextmanager
-def _in_int8(layers: Sequence[tuple[nn.Module, Range]]) -> Iterator[None]:
-    kept = [layer.weight.data for layer, _ in layers]
-    for layer, met in layers:
-        layer.weight.data = nearest(layer.weight.data, Grid(met.arithmetic.weight_bits)).restored()
-    hooks = [hook for layer, met in layers for hook in _rounding(layer, met)]
+def _small(layers: Sequence[tuple[nn.Module, Range, Tensor | None]]) -> Iterator[None]:
+    kept = [layer.weight.data for layer, _, _ in layers]
+    for layer, met, stored in layers:
+        rounded = nearest(layer.weight.data, Grid(met.arithmetic.weight_bits)).restored() if stored is None else stored
+        layer.weight.data = rounded
+    hooks = [hook for layer, met, _ in layers for hook in _rounding(layer, met)]
     try:
         with _hooked(hooks):
             yield
     finally:
-        for (layer, _), weight in zip(layers, kept, strict=True):
+        for (layer, _, _), weight in zip(layers, kept, strict=True):
             layer.weight.data = weight
 
 
 def _rounding(layer: nn.Module, met: Range) -> Iterator[RemovableHandle]:
-    yield layer.register_forward_pre_hook(lambda _, inputs: (met.quantised("in", inputs[0]), *inputs[1:]))
+    if met.arithmetic.inputs:
+        yield layer.register_forward_pre_hook(lambda _, inputs: (met.quantised("in", inputs[0]), *inputs[1:]))
     if met.arithmetic.outputs:
         yield layer.register_forward_hook(lambda _, __, output: met.quantised("out", output))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    import onnx
     import onnx_ir as ir
 
 MASKED = 1e30  # larger numbers are masks' minus infinity, not activations
@@ -95,19 +96,29 @@ def _watching(path: Path, names: Iterable[str]) -> bytes:
     graph.initializer.extend(
         helper.make_tensor(f"{n}{PEAK}", TensorProto.FLOAT, (), [v]) for n, v in _CONSTANTS.items()
     )
-    for name in names:
-        inner = [f"{name}.{step}{PEAK}" for step in ("magnitude", "masked", "kept")]
-        magnitude, masked, kept = inner
-        graph.node.extend(
-            [
-                helper.make_node("Abs", [name], [magnitude]),
-                helper.make_node("Greater", [magnitude, f"limit{PEAK}"], [masked]),
-                helper.make_node("Where", [masked, f"zero{PEAK}", magnitude], [kept]),
-                helper.make_node("ReduceMax", [kept], [f"{name}{PEAK}"], keepdims=0),
-            ]
-        )
-        graph.output.append(helper.make_tensor_value_info(f"{name}{PEAK}", TensorProto.FLOAT, ()))
+    names, nodes = set(names), []
+    for value in [value.name for value in graph.input if value.name in names]:
+        nodes += _magnitude(value)
+    for node in graph.node:
+        nodes.append(node)
+        nodes += [step for name in node.output if name in names for step in _magnitude(name)]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.output.extend(helper.make_tensor_value_info(f"{n}{PEAK}", TensorProto.FLOAT, ()) for n in names)
     return model.SerializeToString()
+
+
+def _magnitude(name: str) -> "list[onnx.NodeProto]":
+    """Right behind what makes the value, so that it need not be kept."""
+    from onnx import helper
+
+    magnitude, masked, kept = [f"{name}.{step}{PEAK}" for step in ("magnitude", "masked", "kept")]
+    return [
+        helper.make_node("Abs", [name], [magnitude]),
+        helper.make_node("Greater", [magnitude, f"limit{PEAK}"], [masked]),
+        helper.make_node("Where", [masked, f"zero{PEAK}", magnitude], [kept]),
+        helper.make_node("ReduceMax", [kept], [f"{name}{PEAK}"], keepdims=0),
+    ]
 
 
 _CONSTANTS = {"limit": MASKED, "zero": 0.0}
@@ -116,4 +127,5 @@ _CONSTANTS = {"limit": MASKED, "zero": 0.0}
 def _options(onnxruntime: object) -> object:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # as written, not depth first
     return options

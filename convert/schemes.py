@@ -62,6 +62,10 @@ class Typed:
     rest: Literal["float16", "bfloat16"] = "float16"
     weights: Literal["int8", "float8e4m3"] | None = None
     products: bool = False
+    spare: bool = True
+    """Leave layers at 16 bits that suffer, by measurement."""
+    rounding: Literal["gptq", "nearest"] = "gptq"
+    """Of int8 weights."""
 
 
 Scheme = Weights | Mixed | Dynamic | Static | Typed | None
@@ -88,7 +92,7 @@ def floor_db(scheme: Scheme) -> float:
         case Typed("float16", None):
             return 50.0
         case Typed("bfloat16", None):
-            return 30.0
+            return 32.0  # three bits less than fp16, 6 dB each
         case Typed(_, "int8", False):
             return 33.0
         case Dynamic() | Static() | Typed():

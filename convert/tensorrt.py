@@ -11,7 +11,7 @@ and labelled so; engines are built on the device (kdc-edge build), for they fit 
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,6 +35,8 @@ from kdc_edge.errors import GateError, UsageError
 from kdc_edge.files import replace_dir, replace_file, write_json
 from kdc_edge.manifest import FORMAT, Component, Manifest, PipelineSpec, Requires, bundle_id
 from kdc_edge.process import in_own_process
+from kdc_edge.runtimes import device, engines
+from kdc_edge.runtimes.building import build_bundle
 from kdc_edge.spec import component_ports, pipeline_spec
 
 TOOLS = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime")
@@ -67,12 +69,20 @@ class TensorrtConfig:
     """Prompts of it that are drawn."""
     exclude: tuple[str, ...] = ()
     """Weights by name (patterns) or operators (Conv, MatMul) left at 16 bits."""
+    spare: bool = True
+    """Find and leave at 16 bits what cannot bear 8: every layer is measured alone, hours for a large U-Net."""
+    rounding: Literal["gptq", "nearest"] = "gptq"
+    """Of int8 weights; nearest loses some decibels, and takes seconds where gptq takes an hour of a large U-Net."""
+    like: Path | None = None
+    """A bundle of an earlier version, whose layers at 16 bits and in fp32 stay so: its engines can be refitted."""
     max_batch: int = 2
     """Largest batch of an engine; guidance asks for 2."""
     fixed: bool = False
     """Engines for that batch alone."""
     components: tuple[ComponentName, ...] = ("text_encoder", "unet", "vae_decoder")
     """Components to convert; a bundle without all three makes no pictures."""
+    build: bool = False
+    """Then build its engines, on this machine and for it; kdc-edge build has the settings."""
     sampler: Literal["euler", "ddim", "dpmpp_2m", "pndm", "lcm"] | None = None
     """Sampler the bundle suggests; the checkpoint's own if not given."""
     steps: int | None = None
@@ -109,6 +119,8 @@ class Job:
     schemes: Mapping[str, Typed]
     prompts: list[str]
     needed: Estimate
+    kept: Mapping[str, dict[str, Any]]
+    """Of the bundle to be like, what was left as it was, by component."""
 
 
 def lint(config: LintConfig) -> dict[str, Any]:
@@ -129,11 +141,16 @@ def convert(config: TensorrtConfig) -> dict[str, Any]:
     if config.dry_run:
         return {"output_dir": str(config.output_dir), "estimate": job.needed.to_json(), "written": False}
     require_tools(TOOLS, "onnx")
+    if config.build:
+        engines.toolchain()
+        device.device(device.runtime())
     with replace_dir(config.output_dir, config.force) as folder, keeping(config.keep_failed, folder, config.output_dir):
         manifest, report = _build(job, folder)
     size = sum(entry.bytes for entry in manifest.files.values())
     result = {"output_dir": str(config.output_dir), "id": bundle_id(manifest), "bytes": size, **report}
     say(result)
+    if config.build:
+        result |= build_bundle(config.output_dir, None, engines.BuildOptions())
     return result
 
 
@@ -151,12 +168,17 @@ def plan(config: TensorrtConfig) -> Job:
     least = 1 if spec.guidance == 1 else 2
     if config.max_batch < least:
         raise UsageError(f"--max-batch is {config.max_batch}; with guidance {spec.guidance:g} the U-Net takes {least}")
-    schemes = {name: PRECISIONS[config.precision][name] for name in config.components}
+    spare = config.spare and config.like is None
+    chosen = {"spare": spare, "rounding": config.rounding}
+    schemes = {name: replace(PRECISIONS[config.precision][name], **chosen) for name in config.components}
     prompts = list(PROMPTS)
     if config.calibration is not None or any(scheme.weights for scheme in schemes.values()):
         what = f"--precision {config.precision}"
         prompts = calibration.read_prompts(config.calibration, config.calibration_prompts, what)
-    return Job(config, checkpoint, spec, schemes, prompts, estimate(checkpoint, schemes))
+    kept = {} if config.like is None else Bundle.open(config.like).report.get("conversion", {})
+    if config.like is not None and not set(config.components) <= set(kept):
+        raise UsageError(f"--like {config.like} does not say of {', '.join(config.components)} what it left at 16 bits")
+    return Job(config, checkpoint, spec, schemes, prompts, estimate(checkpoint, schemes), kept)
 
 
 def _build(job: Job, folder: Path) -> tuple[Manifest, dict[str, Any]]:
@@ -188,7 +210,10 @@ def _export(job: Job, name: str, calls: Calls, folder: Path) -> TypedExport:
     """Raises GateError for a graph that the linter has something against."""
     config = job.config
     batch = config.max_batch if config.fixed else None
-    arguments = (job.checkpoint.path, name, folder / name, job.schemes[name], calls, config.exclude, False, True, batch)
+    kept = job.kept.get(name, {"left": [], "islands": {}})
+    leave = (*config.exclude, *kept["left"])
+    islands = tuple(kept["islands"])
+    arguments = (job.checkpoint.path, name, folder / name, job.schemes[name], calls, leave, False, True, batch, islands)
     done = in_own_process(name, export_typed, *arguments)
     if found := lint_file(folder / name / MODEL):
         raise GateError(f"{name}: {found[0].node}: {found[0].reason}; {found[0].remedy}")

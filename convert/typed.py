@@ -14,15 +14,20 @@ from typing import TYPE_CHECKING
 from convert import export, probe
 from convert.calibration import Calls
 from convert.halves import narrow
+from convert.nvidia.signature import signature
 from convert.schemes import Typed, floor_db
 from kdc_edge.checkpoint import Checkpoint
+from kdc_edge.files import write_json
 from kdc_edge.ports import Port, Ports
 from kdc_edge.process import peak_mib
+from kdc_edge.runtimes.tensorrt import WEIGHTS
 from kdc_edge.spec import component_ports, pipeline_spec
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     import torch
+
+    from convert.nvidia.quantise import Small
 
 IR_VERSION = 9  # the last that TensorRT 10.3 was made with; opset 19's own
 
@@ -44,8 +49,13 @@ def export_typed(
     fused: bool = False,
     narrow_ports: bool = False,
     batch: int | None = None,
+    wide: Sequence[str] = (),
 ) -> TypedExport:
-    """Writes `folder`/model.onnx. With `narrow_ports` inputs and outputs are 16 bits wide as `io` says; `batch` fixes it."""
+    """Writes `folder`/model.onnx and what is in it but for the weights' values.
+
+    With `narrow_ports` inputs and outputs are 16 bits wide as `io` says; `batch` fixes it; operators that `wide` names are
+    islands beside those that the probe finds.
+    """
     import onnx_ir as ir
 
     from kdc_edge.torch_ref.networks import load_network
@@ -62,6 +72,7 @@ def export_typed(
     _type_all(model.graph)
     peak = _peaks(model, calls)
     islands = probe.islands(model.graph, peak if scheme.rest == "float16" else {})
+    islands |= {node: "asked for" for node in model.graph if node.name in wide and node not in islands}
     _make_small(model.graph, scheme, plan, peak)
     types = io(ports, scheme) if narrow_ports else ports
     kinds = {port.name: ir.DataType.FLOAT16 for port in (*types.inputs, *types.outputs) if port.dtype == "float16"}
@@ -71,6 +82,7 @@ def export_typed(
     model.ir_version = IR_VERSION
     folder.mkdir(parents=True, exist_ok=True)
     export.save(model, folder / export.MODEL)
+    write_json(folder / WEIGHTS, signature(folder / export.MODEL))
     counters = export.counted(folder / export.MODEL, ports, spec)
     reasons = {node.name: why for node, why in islands.items()}
     return TypedExport(time.perf_counter() - start, peak_mib(), parameters, counters, tuple(left), reasons)
@@ -88,26 +100,42 @@ def io(ports: Ports, scheme: Typed) -> Ports:
     return Ports(tuple(map(one, ports.inputs)), tuple(map(one, ports.outputs)))
 
 
-def _plan(network: "torch.nn.Module", scheme: Typed, calls: Calls, leave: Sequence[str]) -> tuple[dict, list[str]]:
+def _plan(
+    network: "torch.nn.Module", scheme: Typed, calls: Calls, leave: Sequence[str]
+) -> tuple[dict[str, "Small"], list[str]]:
     """Small weights by name, and the patterns of layers that stay in 16 bits."""
-    from convert.exclusions import SYMMETRIC, Sensitivity, spared
-    from convert.nvidia.quantise import weight_values
-    from convert.rounding import Rounded
-    from convert.schemes import Weights
-    from convert.weights import operator, plan, weighted
+    import torch
+
+    from convert.exclusions import E4M3, STORED, SYMMETRIC, Sensitivity, spared
+    from convert.nvidia.quantise import restored
 
     if scheme.weights is None:
         return {}, list(leave)
-    left = [*leave, "Gather"]
-    if scheme.products:
-        count = 2 * export.PROBES
-        feeds = calls.others(count) if len(calls) > 2 * count else calls
-        found = Sensitivity(network, feeds, calls.some(count), left, SYMMETRIC)
-        left += spared(found, floor_db(scheme))
-    rounded = plan(network, Weights(8), calls, left)
-    layers = {name for name, layer in weighted(network).items() if operator(layer) != "Gather"}
-    small = {n: weight_values(s, scheme.weights) for n, s in rounded.items() if n in layers and isinstance(s, Rounded)}
+    left, count = list(dict.fromkeys([*leave, "Gather"])), 2 * export.PROBES
+    feeds = calls.others(count) if len(calls) > 2 * count else calls
+    small = _small(network, scheme, feeds, left)
+    if scheme.spare:
+        arithmetic = {"int8": SYMMETRIC, "float8e4m3": E4M3}[scheme.weights] if scheme.products else STORED
+        stored = {name: torch.from_numpy(restored(values)) for name, values in small.items()}
+        found = Sensitivity(network, feeds, calls.some(count), left, arithmetic, stored)
+        left += (suffer := spared(found, floor_db(scheme)))
+        small = {name: values for name, values in small.items() if name not in suffer}
     return small, left
+
+
+def _small(network: "torch.nn.Module", scheme: Typed, calls: Calls, left: Sequence[str]) -> dict[str, "Small"]:
+    from convert.nvidia.quantise import fp8_values, int8_values
+    from convert.rounding import Grid, nearest
+    from convert.schemes import Weights, excluded
+    from convert.weights import operator, plan, weighted
+
+    layers = {name: layer for name, layer in weighted(network).items() if not excluded(name, operator(layer), left)}
+    if scheme.weights == "float8e4m3":
+        return {name: fp8_values(layer.weight.detach().numpy()) for name, layer in layers.items()}
+    if scheme.rounding == "nearest":
+        return {name: int8_values(nearest(layer.weight.detach(), Grid(8))) for name, layer in layers.items()}
+    found = plan(network, Weights(8), calls, left)
+    return {name: int8_values(found[name]) for name in layers}
 
 
 def _type_all(graph: "ir.Graph") -> None:

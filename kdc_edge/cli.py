@@ -185,8 +185,26 @@ def build(config: BuildConfig) -> dict[str, Any]:
     return build_bundle(config.bundle, config.cache_dir, chosen, config.dry_run)
 
 
+@dataclass(frozen=True)
+class RefitConfig:
+    """Which engine, and whose weights."""
+
+    engine: tyro.conf.Positional[Path]
+    """One that kdc-edge build --refit made on this machine."""
+    bundle: tyro.conf.Positional[Path]
+    """A TensorRT bundle of the same graph."""
+
+
+def refit(config: RefitConfig) -> dict[str, Any]:
+    """Put a newer bundle's weights into an engine; one that then answers otherwise than onnxruntime is built anew."""
+    from kdc_edge.runtimes.refits import refit_engine
+
+    return refit_engine(config.engine, config.bundle)
+
+
 COMMANDS: dict[str, command.Command] = {
     "build": build,
+    "refit": refit,
     "generate": generate,
     "inspect": inspect,
     "verify": verify,

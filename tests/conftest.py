@@ -81,6 +81,22 @@ def tiny_sd_bundle(shared: Shared, tiny_sd_checkpoint: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_trt_bundle(shared: Shared, tiny_checkpoint: Path) -> Path:
+    """`tiny_checkpoint` as an fp16 TensorRT bundle of two steps, by the command line but in this process."""
+
+    def make(folder: Path) -> None:
+        from convert import checks, tensorrt
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+            for module in (tensorrt, checks):
+                patch.setattr(module, "in_own_process", lambda _, fn, *args, **kwargs: fn(*args, **kwargs))
+            tensorrt.main(["--model", str(tiny_checkpoint), "--steps", "2", "-o", str(folder)])
+        assert ended.value.code == 0
+
+    return shared("tiny-tensorrt", make)
+
+
+@pytest.fixture(scope="session")
 def tiny_clip(shared: Shared) -> Path:
     """A CLIP folder of 32 pixels and 16 dimensions."""
     from tests import tiny

@@ -2,8 +2,9 @@
 
     python -m convert.tensorrt lint model.onnx
 
-The rules are what the parser was seen to reject or to read as something else, and what NVIDIA documents; the tests do not
-put the graphs that break them to the parser. It says nothing of speed, and not of operators' own limits: for those, build.
+Each rule says what it rests on. Where that is the parser, a test puts a graph that breaks the rule to the one of tensorrt-rtx
+and sees it refused; the others rest on a document, and that parser takes such graphs. It says nothing of speed, and not of
+operators' own limits: for those, build.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -78,7 +79,17 @@ class Graph:
         return (node for node in self.model.graph.node if node.op_type in operators and node.domain in STANDARD)
 
 
-Rule = Callable[[Graph], Iterator[tuple[str, str]]]
+Search = Callable[[Graph], Iterator[tuple[str, str]]]  # node and reason
+PARSER = "refused by the parser of tensorrt-rtx 1.7"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What to look for, what to do about it, and how that is known."""
+
+    search: Search
+    remedy: str
+    source: str = PARSER
 
 
 def _opset(graph: Graph) -> Iterator[tuple[str, str]]:
@@ -154,8 +165,6 @@ def _scale_fixed(graph: Graph) -> Iterator[tuple[str, str]]:
 
 
 def _half_quantised(graph: Graph) -> Iterator[tuple[str, str]]:
-    from onnx import TensorProto
-
     def dequantised(name: str) -> bool:
         source = graph.producers.get(name)
         while source is not None and source.op_type in ("Transpose", "Reshape", "Cast"):
@@ -164,13 +173,7 @@ def _half_quantised(graph: Graph) -> Iterator[tuple[str, str]]:
 
     for node in graph.of(*PRODUCTS):
         if dequantised(node.input[0]) and node.input[1] in graph.initializers:
-            kind = graph.types[node.input[1]]
-            from onnx import TensorProto
-
-            yield (
-                node.name,
-                f"input is quantised, weight '{node.input[1]}' is {TensorProto.DataType.Name(kind).lower()}",
-            )
+            yield node.name, f"input is quantised, weight '{node.input[1]}' is not"
 
 
 def _blocks(graph: Graph) -> Iterator[tuple[str, str]]:
@@ -180,34 +183,49 @@ def _blocks(graph: Graph) -> Iterator[tuple[str, str]]:
             yield node.name, f"weight '{source.input[0]}' of a convolution is quantised in blocks"
 
 
-RULES: dict[str, tuple[Rule, str]] = {
-    "opset": (_opset, f"export at opset {MAX_OPSET} or below"),
-    "domain": (_domain, "export without onnxruntime's fusions (python -m convert.tensorrt does)"),
-    "integer product": (
-        _integer_products,
-        "write it as Conv, MatMul or Gemm between QuantizeLinear and DequantizeLinear",
+RULES: dict[str, Rule] = {
+    "opset": Rule(
+        _opset,
+        f"export at opset {MAX_OPSET} or below",
+        "onnx-tensorrt's page of supported operators: TensorRT 10.0 reads opset 9 to 20; later parsers read more",
     ),
-    "zero point": (
-        _zero_point,
-        "quantise symmetrically: ActivationSymmetric and WeightSymmetric in onnxruntime's quantiser",
+    "domain": Rule(_domain, "export without onnxruntime's fusions (python -m convert.tensorrt does)"),
+    "integer product": Rule(
+        _integer_products, "write it as Conv, MatMul or Gemm between QuantizeLinear and DequantizeLinear"
     ),
-    "quantised bias": (_bias, "leave biases in floating point: QuantizeBias=False in onnxruntime's quantiser"),
-    "unsigned": (_unsigned, "give it an int8 zero point of 0"),
-    "element type": (_stored, "use int8, or fp8 e4m3"),
-    "scale type": (_scale, "store the scale in the type of the data; 16-bit scales need opset 19"),
-    "scale": (_scale_fixed, "store positive scales as initializers"),
-    "half quantised": (
+    "zero point": Rule(
+        _zero_point, "quantise symmetrically: ActivationSymmetric and WeightSymmetric in onnxruntime's quantiser"
+    ),
+    "quantised bias": Rule(_bias, "leave biases in floating point: QuantizeBias=False in onnxruntime's quantiser"),
+    "unsigned": Rule(
+        _unsigned,
+        "give it an int8 zero point of 0",
+        "the parser of tensorrt-rtx 1.7 takes it, as a layer that makes int8",
+    ),
+    "element type": Rule(_stored, "use int8, or fp8 e4m3"),
+    "scale type": Rule(
+        _scale,
+        "store the scale in the type of the data; 16-bit scales need opset 19",
+        "ONNX, QuantizeLinear of opset 19: x and y_scale are of one type",
+    ),
+    "scale": Rule(
+        _scale_fixed,
+        "store positive scales as initializers",
+        "NVIDIA's IQuantizeLayer: strictly positive; its operator page of 8.6: a build-time constant",
+    ),
+    "half quantised": Rule(
         _half_quantised,
         "store the weight as int8 with a scale for each channel, or leave the input alone",
+        "NVIDIA's guide to explicit quantisation: quantise all inputs of weighted operations",
     ),
-    "blocks": (_blocks, "give convolutions a scale for each output channel"),
+    "blocks": Rule(_blocks, "give convolutions a scale for each output channel"),
 }
 
 
 def lint(model: "onnx.ModelProto") -> list[Finding]:
     """All findings, rule by rule."""
     graph = Graph(model)
-    return [Finding(name, node, why, remedy) for name, (rule, remedy) in RULES.items() for node, why in rule(graph)]
+    return [Finding(name, node, why, rule.remedy) for name, rule in RULES.items() for node, why in rule.search(graph)]
 
 
 def lint_file(path: Path) -> list[Finding]:

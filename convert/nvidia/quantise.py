@@ -22,21 +22,27 @@ Small = tuple[np.ndarray, np.ndarray]
 """Values in the shape of the weight (O, …), and a scale for each output channel (O,)."""
 
 
-def weight_values(stored: Rounded, kind: str) -> Small:
-    """What the file keeps of a weight."""
+def int8_values(stored: Rounded) -> Small:
+    return stored.values.numpy(), np.maximum(stored.scale.numpy(), LEAST)
+
+
+def fp8_values(weight: np.ndarray) -> Small:
+    """Each output channel's largest magnitude becomes e4m3's."""
     import ml_dtypes
 
-    if kind == "int8":
-        return stored.values.numpy(), np.maximum(stored.scale.numpy(), LEAST)
-    wide = stored.restored().numpy()
-    return fp8(wide, ml_dtypes.float8_e4m3fn)
-
-
-def fp8(weight: np.ndarray, dtype: type) -> Small:
-    """Each output channel's largest magnitude becomes e4m3's."""
     largest = np.abs(weight).reshape(len(weight), -1).max(1)
     scale = np.maximum(largest / TOPS["float8e4m3"], LEAST).astype(np.float32)
-    return (weight / scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(dtype), scale
+    return (weight / _spread(scale, weight)).astype(ml_dtypes.float8_e4m3fn), scale
+
+
+def restored(small: Small) -> np.ndarray:
+    """What the network will compute with."""
+    values, scale = small
+    return values.astype(np.float32) * _spread(scale, values)
+
+
+def _spread(scale: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return scale.reshape(-1, *[1] * (weight.ndim - 1))
 
 
 def store_weights(graph: "ir.Graph", plan: Mapping[str, Small]) -> None:

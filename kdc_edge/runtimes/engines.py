@@ -110,6 +110,24 @@ def build(
     return bytes(plan), b"" if cache is None else bytes(cache.serialize())
 
 
+def refit(trt: Any, engine: bytes, model: Path) -> bytes:
+    """The engine with the weights of another ONNX file of the same graph. Raises BundleError where one is missing."""
+    logger = trt.Logger(trt.Logger.ERROR)
+    opened = trt.Runtime(logger).deserialize_cuda_engine(engine)
+    if opened is None:
+        raise BundleError(f"TensorRT {trt.__version__} cannot load the engine; build it again: kdc-edge build")
+    refitter = trt.Refitter(opened, logger)
+    parser = trt.OnnxParserRefitter(refitter, logger)
+    if not parser.refit_from_file(str(model)):
+        told = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
+        raise BundleError(f"{model}: TensorRT {trt.__version__} does not take its weights: {told}")
+    if missing := list(refitter.get_missing_weights()):
+        raise BundleError(f"{model}: the engine wants {len(missing)} more weights, '{missing[0]}' first")
+    if not refitter.refit_cuda_engine():
+        raise BundleError(f"{model}: TensorRT {trt.__version__} did not take its weights; its log above says why")
+    return bytes(opened.serialize())
+
+
 def _config(trt: Any, builder: Any, options: BuildOptions) -> Any:
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED

@@ -5,8 +5,8 @@ name and in a sidecar. An engine of another machine or version is never loaded: 
 import hashlib
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,33 +61,53 @@ def differences(seen: dict[str, Any], wanted: Identity) -> list[str]:
     return [f"{key} is {seen.get(key)}, here {value}" for key, value in here.items() if seen.get(key) != value]
 
 
+def sidecar(path: Path) -> dict[str, Any]:
+    """What stands beside an engine. Raises BundleError where nothing readable does."""
+    about = read_json(path.with_suffix(SIDECAR))
+    if not isinstance(about, dict) or about.get("format") != FORMAT or not isinstance(about.get("identity"), dict):
+        raise BundleError(f"{path.with_suffix(SIDECAR)}: no sidecar of format {FORMAT}; build the engine again")
+    return about
+
+
 def load(path: Path, wanted: Identity) -> bytes:
     """An engine that is `wanted` and whole. Raises BundleError naming what differs."""
-    sidecar = read_json(path.with_suffix(SIDECAR))
-    if (
-        not isinstance(sidecar, dict)
-        or sidecar.get("format") != FORMAT
-        or not isinstance(sidecar.get("identity"), dict)
-    ):
-        raise BundleError(f"{path.with_suffix(SIDECAR)}: no sidecar of format {FORMAT}; build the engine again")
-    if differ := differences(sidecar["identity"], wanted):
+    about = sidecar(path)
+    if differ := differences(about["identity"], wanted):
         raise BundleError(f"{path}: built elsewhere: {'; '.join(differ)}; build it here: kdc-edge build")
-    if (found := sha256(path)) != sidecar.get("sha256"):
+    if (found := sha256(path)) != about.get("sha256"):
         raise BundleError(
-            f"{path}: sha256 is {found[:12]}…, its sidecar says {str(sidecar.get('sha256'))[:12]}…; build it again"
+            f"{path}: sha256 is {found[:12]}…, its sidecar says {str(about.get('sha256'))[:12]}…; build it again"
         )
     return path.read_bytes()
 
 
-def save(path: Path, engine: bytes, identity: Identity) -> None:
+def save(path: Path, engine: bytes, identity: Identity, about: Mapping[str, Any]) -> None:
+    """`about` is what a refit wants to know of it: the component, and its weights."""
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, engine)
-    about = {"format": FORMAT, "identity": asdict(identity), "sha256": hashlib.sha256(engine).hexdigest()}
-    write_json(path.with_suffix(SIDECAR), about)
+    told = {"format": FORMAT, "identity": asdict(identity), "sha256": hashlib.sha256(engine).hexdigest(), **about}
+    write_json(path.with_suffix(SIDECAR), told)
+
+
+def fitting(folder: Path, component: str, wanted: Identity) -> Path | None:
+    """The newest whole engine that is `wanted` but for its flags: those change how it computes, not what."""
+    found = folder.glob(f"{component}-{wanted.onnx[:12]}-*{ENGINE}")
+    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            load(path, replace(wanted, flags=sidecar(path)["identity"].get("flags", {})))
+        except BundleError as error:
+            log.info("%s", error)
+            continue
+        return path
+    return None
 
 
 def obtain(
-    folder: Path, component: str, wanted: Identity, make: Callable[[bytes], tuple[bytes, bytes]]
+    folder: Path,
+    component: str,
+    wanted: Identity,
+    make: Callable[[bytes], tuple[bytes, bytes]],
+    about: Mapping[str, Any],
 ) -> tuple[Path, bool]:
     """The engine's path, and whether it was built now; `make` takes a timing cache and returns the engine and a cache."""
     path = folder / wanted.file(component)
@@ -99,6 +119,6 @@ def obtain(
             log.warning("%s; it is built again", error)
     timing = folder / f"sm{wanted.sm}-trt{wanted.tensorrt}-{TIMING}"
     engine, cache = make(timing.read_bytes() if timing.exists() else b"")
-    save(path, engine, wanted)
+    save(path, engine, wanted, about)
     replace_file(timing, cache)
     return path, True

@@ -1,8 +1,9 @@
 """TensorRT over bundles of typed ONNX: engines from the cache, built where there is none; numpy in and out.
 
-Arrays go through one buffer a port; a call is one CUDA graph after the first of its shapes, where TensorRT can be captured.
+Arrays go through one buffer a port; of calls of the same sizes, all after the first are one CUDA graph if it can be captured.
 """
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,18 @@ import numpy as np
 
 from kdc_edge.bundle import Bundle
 from kdc_edge.errors import BundleError, MissingBackend, UsageError
-from kdc_edge.ports import Ports, check, resolve
-from kdc_edge.runtimes import Options, Runtime, engines, plans
+from kdc_edge.files import read_json
+from kdc_edge.ports import Ports, check, resolve, zeros
+from kdc_edge.runtimes import Options, Runtime, engines, layers, plans
 from kdc_edge.runtimes import device as cuda
 from kdc_edge.runtimes.half import widened
 
 TO_DEVICE, TO_HOST = 1, 2  # cudaMemcpyKind
+LAYER_CALLS = 10
 DEFAULTS = engines.BuildOptions()
+WEIGHTS = "weights.json"  # beside a component's graph: its structure, and names, types and shapes of its weights
+
+log = logging.getLogger(__name__)
 
 
 class TensorRtRuntime:
@@ -26,7 +32,7 @@ class TensorRtRuntime:
     def __init__(
         self, trt: Any, cudart: Any, engine: bytes, component: str, ports: Ports, profile: Mapping[str, Any]
     ) -> None:
-        self.ports = ports
+        self.ports, self._trt = ports, trt
         self._cuda, self._component, self._largest = cudart, component, {axis: s[2] for axis, s in profile.items()}
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         self._engine = self._runtime.deserialize_cuda_engine(engine)
@@ -41,7 +47,9 @@ class TensorRtRuntime:
         }
         for name, address in self._buffers.items():
             self._context.set_tensor_address(name, int(address))
-        self._graphs: dict[tuple[int, ...], Any] = {}
+        self._seen: tuple[int, ...] | None = None  # sizes of the last call
+        self._graph: Any = None  # of calls of those sizes
+        self._captures = True
 
     def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         sizes = check(self.ports.inputs, inputs, self._component)
@@ -50,7 +58,7 @@ class TensorRtRuntime:
                 raise UsageError(
                     f"{self._component}: {axis} is {size}, the engine was built for {self._largest[axis]} at most"
                 )
-        fed = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        fed = {name: np.asarray(array, order="C") for name, array in inputs.items()}  # a scalar stays one
         for name, array in fed.items():
             self._context.set_input_shape(name, array.shape)
             self._copy(int(self._buffers[name]), array.ctypes.data, array.nbytes, TO_DEVICE)
@@ -61,13 +69,25 @@ class TensorRtRuntime:
         cuda.call(self._cuda.cudaStreamSynchronize(self._stream))
         return outputs
 
+    def layers(self, calls: int, **inputs: np.ndarray) -> list[dict[str, Any]]:
+        """Kind, type and median milliseconds of each layer; without a CUDA graph, so that they sum up to more."""
+        times: dict[str, list[float]] = {}
+        self._drop()
+        self(**inputs)
+        self._captures = False
+        self._context.profiler = profiler = layers.timer(self._trt, times)
+        for _ in range(calls):
+            self(**inputs)
+        self._context.profiler, self._captures = None, True
+        del profiler
+        return layers.table(layers.described(self._trt, self._engine), times)
+
     def close(self) -> None:
-        for graph in self._graphs.values():
-            cuda.call(self._cuda.cudaGraphExecDestroy(graph))
+        self._drop()
         for address in self._buffers.values():
             cuda.call(self._cuda.cudaFree(address))
         cuda.call(self._cuda.cudaStreamDestroy(self._stream))
-        self._graphs, self._buffers = {}, {}
+        self._buffers = {}
         del self._context, self._engine, self._runtime
 
     def _allocate(self, shape: tuple[int, ...], dtype: str) -> Any:
@@ -78,20 +98,38 @@ class TensorRtRuntime:
         way = kinds.cudaMemcpyHostToDevice if kind == TO_DEVICE else kinds.cudaMemcpyDeviceToHost
         cuda.call(self._cuda.cudaMemcpyAsync(target, source, count, way, self._stream))
 
-    def _run(self, shape: tuple[int, ...]) -> None:
-        """The first call of a shape runs as it is, the second is captured, later ones replay."""
-        if shape not in self._graphs:
+    def _run(self, sizes: tuple[int, ...]) -> None:
+        """The first call of its sizes runs as it is, the second is captured, later ones replay; other sizes start anew."""
+        if sizes != self._seen:
+            self._drop()
+            self._seen = sizes
+        elif self._graph is None and self._captures:
+            self._capture()
+        if self._graph is None:
             self._execute()
-            self._graphs[shape] = None
-        elif self._graphs[shape] is None:
-            mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-            cuda.call(self._cuda.cudaStreamSynchronize(self._stream))
-            cuda.call(self._cuda.cudaStreamBeginCapture(self._stream, mode))
-            self._execute()
-            graph = cuda.call(self._cuda.cudaStreamEndCapture(self._stream))
-            self._graphs[shape] = cuda.call(self._cuda.cudaGraphInstantiate(graph, 0))
-        if self._graphs[shape] is not None:
-            cuda.call(self._cuda.cudaGraphLaunch(self._graphs[shape], self._stream))
+        else:
+            cuda.call(self._cuda.cudaGraphLaunch(self._graph, self._stream))
+
+    def _capture(self) -> None:
+        """An engine that cannot be captured runs without a graph, and says so once."""
+        mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        cuda.call(self._cuda.cudaStreamSynchronize(self._stream))
+        cuda.call(self._cuda.cudaStreamBeginCapture(self._stream, mode))
+        done = self._context.execute_async_v3(int(self._stream))
+        error, graph = self._cuda.cudaStreamEndCapture(self._stream)
+        if not done or int(error) != 0:
+            log.warning(
+                "%s: the engine cannot be captured into a CUDA graph; each call launches its kernels", self._component
+            )
+            self._captures = False
+            return
+        self._graph = cuda.call(self._cuda.cudaGraphInstantiate(graph, 0))
+        cuda.call(self._cuda.cudaGraphDestroy(graph))
+
+    def _drop(self) -> None:
+        if self._graph is not None:
+            cuda.call(self._cuda.cudaGraphExecDestroy(self._graph))
+        self._graph = self._seen = None
 
     def _execute(self) -> None:
         if not self._context.execute_async_v3(int(self._stream)):
@@ -99,12 +137,22 @@ class TensorRtRuntime:
 
 
 def open(bundle: Bundle, component: str, options: Options) -> Runtime:
-    """From the cache, built first where it is not there."""
+    """From the cache, whatever flags it was built with; built first where there is none."""
     trt, cudart = engines.toolchain(), cuda.runtime()
-    path, _ = engine(bundle, component, trt, cudart, options.cache_dir)
+    return opened(trt, cudart, _cached(bundle, component, trt, cudart, options.cache_dir), bundle, component)
+
+
+def _cached(bundle: Bundle, component: str, trt: Any, cudart: Any, cache: Path | None) -> bytes:
+    folder = plans.default_cache() if cache is None else cache
+    wanted = identity(bundle, component, trt, cuda.device(cudart), DEFAULTS)
+    path = plans.fitting(folder, component, wanted) or engine(bundle, component, trt, cudart, folder)[0]
+    return path.read_bytes()
+
+
+def opened(trt: Any, cudart: Any, plan: bytes, bundle: Bundle, component: str) -> Runtime:
+    """An engine of a component, to be called."""
     entry = bundle.component(component)
-    profile = entry.options.get("profile", {})
-    return widened(TensorRtRuntime(trt, cudart, path.read_bytes(), component, entry.ports, profile))
+    return widened(TensorRtRuntime(trt, cudart, plan, component, entry.ports, entry.options.get("profile", {})))
 
 
 def engine(
@@ -114,12 +162,40 @@ def engine(
     """The engine of a component for this device, and whether it was built now."""
     entry, here = bundle.component(component), cuda.device(cudart)
     engines.check_device(bundle.manifest.precision, here.sm, here.memory_mib, options)
-    files, profile = [bundle.path / file for file in entry.files], entry.options.get("profile", {})
-    identity = plans.Identity.of(files, profile, trt.__version__, here, options)
-    folder = plans.default_cache() if cache is None else cache
+    model, profile = bundle.path / entry.files[0], entry.options.get("profile", {})
     return plans.obtain(
-        folder, component, identity, lambda timing: engines.build(trt, files[0], entry.inputs, profile, options, timing)
+        plans.default_cache() if cache is None else cache,
+        component,
+        identity(bundle, component, trt, here, options),
+        lambda timing: engines.build(trt, model, entry.inputs, profile, options, timing),
+        about(bundle, component),
     )
+
+
+def identity(
+    bundle: Bundle, component: str, trt: Any, here: cuda.Device, options: engines.BuildOptions
+) -> plans.Identity:
+    entry = bundle.component(component)
+    files, profile = [bundle.path / file for file in entry.files], entry.options.get("profile", {})
+    return plans.Identity.of(files, profile, trt.__version__, here, options)
+
+
+def about(bundle: Bundle, component: str) -> dict[str, Any]:
+    """What the sidecar says for a later refit: the component, and what its graph is but for the weights' values."""
+    path = bundle.path / component / WEIGHTS
+    return {"component": component, "weights": read_json(path) if path.exists() else None}
+
+
+def layer_times(bundle: Bundle, component: str, options: Options) -> list[dict[str, Any]]:
+    """Of each layer of the engine, on a call of the largest batch: what it is, what it computes in, how long it takes."""
+    trt, cudart = engines.toolchain(), cuda.runtime()
+    plan, entry = _cached(bundle, component, trt, cudart, options.cache_dir), bundle.component(component)
+    profile = entry.options.get("profile", {})
+    opened = TensorRtRuntime(trt, cudart, plan, component, entry.ports, profile)
+    try:
+        return opened.layers(LAYER_CALLS, **zeros(entry.inputs, {axis: s[2] for axis, s in profile.items()}))
+    finally:
+        opened.close()
 
 
 def placement(bundle: Bundle, component: str, options: Options) -> dict[str, int]:

@@ -6,11 +6,26 @@ import torch
 from torch import nn
 
 from convert.calibration import Calls
-from convert.exclusions import UNSIGNED, Range, Sensitivity, afford, afforded, choose, spared
+from convert.exclusions import E4M3, STORED, UNSIGNED, Range, Sensitivity, afford, afforded, choose, spared
 from convert.weights import run
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.errors import UsageError
 from kdc_edge.torch_ref.networks import load_network
+
+
+def test_e4m3_rounds_relatively_and_weights_alone_leave_inputs_as_they_are():
+    met = Range(E4M3)
+    met.meet("in", torch.tensor([-448.0, 1.0]))
+    found = met.quantised("in", torch.tensor([1.0, 1.04, 1.2, 300.0, 1000.0]))
+    assert found.tolist() == [1.0, 1.0, 1.25, 288.0, 448.0]
+    layer, feeds = nn.Linear(4, 4).requires_grad_(False), [{"x": np.ones((1, 4), np.float32)}]
+    network = nn.Module()
+    network.model, network.forward = nn.Sequential(layer), lambda x: network.model(x)
+    halved = Sensitivity(network, feeds, feeds, (), STORED, {"0.weight": layer.weight / 2})
+    assert halved.price().tolist() == [16]
+    assert halved.errors(["0.weight"]) == pytest.approx(
+        float((layer.weight.sum(1) / 2).square().sum() / network(torch.ones(1, 4)).square().sum())
+    )
 
 
 def test_a_range_is_divided_into_255_steps_with_zero_among_them():

@@ -26,7 +26,7 @@ IDENTITY = plans.Identity("0" * 64, PROFILE, "10.3.0", "Orin", 87, 12060, 12060,
 @pytest.mark.parametrize("version", VERSIONS)
 def test_no_version_is_asked_for_what_it_has_not(version: str):
     trt, log = fake(version)
-    assert build(trt, Path("m.onnx"), PORTS, PROFILE, EVERYTHING, b"before") == (b"engine", b"timings")
+    assert build(trt, Path("m.onnx"), PORTS, PROFILE, EVERYTHING, b"before") == (b"engine ", b"timings")
     called = dict(log)
     assert called["create_network"] == (1 << trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED,)
     assert called["create_timing_cache"] == (b"before",)
@@ -82,16 +82,19 @@ def test_an_engine_is_built_once_and_never_taken_from_elsewhere(tmp_path: Path, 
         made.append(timing)
         return b"engine %d" % len(made), b"timings"
 
-    path, new = plans.obtain(tmp_path, "unet", IDENTITY, make)
+    path, new = plans.obtain(tmp_path, "unet", IDENTITY, make, {})
     assert (new, made) == (True, [b""])
     assert "sm87-trt10.3.0" in path.name
-    assert plans.obtain(tmp_path, "unet", IDENTITY, make) == (path, False)
+    assert plans.obtain(tmp_path, "unet", IDENTITY, make, {}) == (path, False)
     other = replace(IDENTITY, tensorrt="10.16.0", sm=110)
-    assert plans.obtain(tmp_path, "unet", other, make)[0] != path
+    assert plans.obtain(tmp_path, "unet", other, make, {})[0] != path
     with pytest.raises(BundleError, match=r"tensorrt is 10\.3\.0, here 10\.16\.0; sm is 87, here 110"):
         plans.load(path, other)
+    assert plans.fitting(tmp_path, "unet", replace(IDENTITY, flags={"refit": True})) == path
+    assert plans.fitting(tmp_path, "unet", replace(IDENTITY, driver=13000)) is None
     path.write_bytes(b"engine 9")
-    assert plans.obtain(tmp_path, "unet", IDENTITY, make) == (path, True)
+    assert plans.fitting(tmp_path, "unet", IDENTITY) is None
+    assert plans.obtain(tmp_path, "unet", IDENTITY, make, {}) == (path, True)
     assert "sha256" in caplog.text
     assert made[-1] == b"timings"
     sidecar = json.loads(path.with_suffix(".json").read_text())
