@@ -1,7 +1,8 @@
-"""Which layers int8 arithmetic spares: measured one by one on the network's output, bought back where they cost least.
+"""Which layers int8 spares: measured one by one on the network's output, bought back where they cost least.
 
-Each layer alone gets 8-bit activations, in and out, of the ranges that calibration met, and weights as int8 has them. Layers
-return to fp32 in the order of error removed for a multiplication, until what is left, measured together, is below what is
+Each layer alone gets 8-bit activations, in and out, of the ranges that calibration met, and weights as int8 has them; or the
+weights alone, where products are not int8. Layers return to fp32 in the order of error removed for a multiplication, or for a
+weight, until what is left, measured together, is below what is
 allowed on every probe; or, where a call may take so long and no longer, in the order of error removed for a millisecond,
 while there is time.
 """
@@ -27,17 +28,22 @@ MARGIN_DB = 5.0  # above the floor: other calls than the probes are worse
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """How a runtime multiplies in int8."""
+    """What of a layer a runtime has in int8."""
 
     weight_bits: int
     symmetric: bool
     """Activations have a zero point of 0."""
     outputs: bool
     """What comes out is rounded to int8, too."""
+    inputs: bool = True
+    """What goes in is."""
 
 
 UNSIGNED = Arithmetic(weight_bits=7, symmetric=False, outputs=True)  # onnxruntime's, see convert.integers
 SYMMETRIC = Arithmetic(weight_bits=8, symmetric=True, outputs=False)  # TensorRT's
+STORED = Arithmetic(
+    weight_bits=8, symmetric=True, outputs=False, inputs=False
+)  # weights in the file, products in float
 
 
 @dataclass
@@ -83,7 +89,15 @@ class Sensitivity:
         layers = {n: m for n, m in weighted(network).items() if operator(m) != "Gather"}
         self.layers = {n: m for n, m in layers.items() if not excluded(n, operator(m), leave)}
         self.ranges = _ranges(network, self.layers, feeds, arithmetic)
+        self.arithmetic = arithmetic
         self.reference = [run(network, probe) for probe in probes]
+
+    @property
+    def costs(self) -> np.ndarray:
+        """(L,) what sparing a layer takes: its multiplications, or where they are not in int8 its weights."""
+        if self.arithmetic.inputs:
+            return np.array([self.ranges[name].macs for name in self.layers])
+        return np.array([layer.weight.numel() for layer in self.layers.values()])
 
     def errors(self, names: Iterable[str]) -> np.ndarray:
         """(P,) squared error of the output over its square, with these in int8."""
@@ -98,12 +112,12 @@ class Sensitivity:
 
 def spared(found: Sensitivity, floor: float) -> list[str]:
     """Names of weights to leave in fp32, so that the output stays `floor` dB and a margin above its error."""
-    alone, macs = found.alone(), np.array([found.ranges[name].macs for name in found.layers])
+    alone, costs = found.alone(), found.costs
     names, wanted = list(found.layers), 10 ** (-(floor + MARGIN_DB) / 10)
-    allowed, out = wanted, choose(alone, macs, wanted)
+    allowed, out = wanted, choose(alone, costs, wanted)
     while len(out) < len(names) and (together := found.errors(np.delete(names, out)).max()) > wanted:
         allowed *= 0.9 * wanted / together  # together they are more than their sum
-        out = choose(alone, macs, allowed)
+        out = choose(alone, costs, allowed)
     return [names[number] for number in out]
 
 
@@ -121,11 +135,11 @@ def afforded(found: Sensitivity, call_ms: float, budget_ms: float) -> list[str]:
     return [name for number, name in enumerate(found.layers) if number in out]
 
 
-def choose(errors: np.ndarray, macs: np.ndarray, allowed: float) -> list[int]:
-    """Layers to leave out, so that the rest of `errors` (L, P) add up to at most `allowed` on every probe; `macs` (L,)."""
+def choose(errors: np.ndarray, costs: np.ndarray, allowed: float) -> list[int]:
+    """Layers to leave out, so that the rest of `errors` (L, P) add up to at most `allowed` on every probe; `costs` (L,)."""
     left, out = np.ones(len(errors), bool), []
     while (over := errors[left].sum(0) > allowed).any():
-        gain = np.where(left, errors[:, over].sum(1) / macs, -1)
+        gain = np.where(left, errors[:, over].sum(1) / costs, -1)
         out.append(int(gain.argmax()))
         left[out[-1]] = False
     return out
@@ -176,7 +190,8 @@ def _in_int8(layers: Sequence[tuple[nn.Module, Range]]) -> Iterator[None]:
 
 
 def _rounding(layer: nn.Module, met: Range) -> Iterator[RemovableHandle]:
-    yield layer.register_forward_pre_hook(lambda _, inputs: (met.quantised("in", inputs[0]), *inputs[1:]))
+    if met.arithmetic.inputs:
+        yield layer.register_forward_pre_hook(lambda _, inputs: (met.quantised("in", inputs[0]), *inputs[1:]))
     if met.arithmetic.outputs:
         yield layer.register_forward_hook(lambda _, __, output: met.quantised("out", output))
 

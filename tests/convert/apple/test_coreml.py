@@ -42,6 +42,7 @@ def refused(capsys: pytest.CaptureFixture[str], folder: Path, *arguments: object
         (("--precision", "mixed"), "go together"),
         (("--budget-mib", "3"), "go together"),
         (("--precision", "mixed", "--budget-mib", "3"), "--calibration FILE"),
+        (("--precision", "int8"), "--calibration FILE"),
         (("--resolutions", "64x96"), "ios18 reads and ios17 does not"),
         (("--target", "ios18", "--resolutions", "64by96"), "must be HEIGHTxWIDTH"),
         (("--target", "ios18", "--resolutions", "64x70"), "multiples of 64"),
@@ -170,11 +171,16 @@ def test_a_picture_through_mil_is_pytorchs(coreml_bundle: Path, tiny_checkpoint:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp16", "palette6", "palette4", "int8"])
-def test_the_shipped_four_step_model_in_every_precision(precision: str, tmp_path: Path, capsys):
-    model = Path(__file__).parents[3] / "assets" / "emoji-64" / "fewstep"
+@pytest.mark.parametrize(
+    ("precision", "db"), {"fp16": 50, "int8": 30, "mixed": 30, "palette6": 25, "palette4": 15}.items()
+)
+def test_the_shipped_four_step_model_in_every_precision(precision: str, db: float, tmp_path: Path, capsys):
+    assets = Path(__file__).parents[3] / "assets" / "emoji-64"
+    measured = ["--calibration", str(assets / "calibration.txt")] if precision in ("int8", "mixed") else []
+    budget = ["--budget-mib", "6"] if precision == "mixed" else []
     with pytest.raises(SystemExit) as done:
-        main(["--model", str(model), "-o", str(tmp_path / "out"), "--precision", precision, "--json"])
+        output = ["-o", str(tmp_path / "out"), "--precision", precision, "--json"]
+        main(["--model", str(assets / "fewstep"), *output, *measured, *budget])
     assert done.value.code == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert min(told["picture"]["psnr_db"]) > {"fp16": 50, "int8": 30, "palette6": 25, "palette4": 15}[precision]
+    assert min(told["picture"]["psnr_db"]) > db
