@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from convert.apple import layout, sizes, versions
 from convert.apple.schemes import PRECISIONS
 from convert.coreml import main
 from convert.parity import psnr_db
-from kdc_edge import Bundle, Checkpoint, Pipeline
+from kdc_edge import Bundle, Checkpoint, Pipeline, cli
 from kdc_edge.runtimes.apple import PACKAGES, RESOURCES
 from kdc_edge.torch_ref.runtime import open_pipeline
 
@@ -168,6 +169,18 @@ def test_a_picture_through_mil_is_pytorchs(coreml_bundle: Path, tiny_checkpoint:
         wanted = np.asarray(pipe.generate("red apple", seed=3, steps=3, guidance=3.0))
     assert wanted.std() > 1
     assert psnr_db(wanted, ours) > 40
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="on a Mac Core ML predicts")
+@pytest.mark.parametrize("command", [("generate", "red apple", "--steps", "1", "--bundle"), ("conformance",)], ids=str)
+def test_where_core_ml_cannot_be_had_mil_runs_and_says_so(
+    command: tuple[str, ...], coreml_bundle: Path, tmp_path: Path, capsys
+):
+    with pytest.raises(SystemExit) as done:
+        cli.main([*command, str(coreml_bundle), "-o", str(tmp_path / "out.png")])
+    assert done.value.code == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("runtime ")]
+    assert len(told) == 1 and told[0].startswith("runtime mil: Core ML predicts on macOS, this is ")
 
 
 @pytest.mark.slow
