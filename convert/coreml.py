@@ -20,7 +20,7 @@ import tyro
 from convert import calibration, golden, provenance
 from convert.apple import layout, schemes, sizes
 from convert.apple.chunks import function_name
-from convert.apple.package import SIZED, About, Budget, Packaged, Settings, package_component
+from convert.apple.package import SIZED, About, Budget, Packaged, Settings, Spare, package_component
 from convert.apple.schemes import PRECISIONS, Plan, Precision, floor_db
 from convert.apple.targets import TARGETS, TargetName
 from convert.apple.versions import require_tested
@@ -62,9 +62,11 @@ class CoremlConfig:
     uniform: bool = False
     """Palettes of equal steps, made at once, instead of k-means."""
     calibration: Path | None = None
-    """Text file with a prompt on each line: what the model draws while its tensors' sensitivity is measured. For mixed."""
+    """Text file with a prompt on each line: what the model draws while its tensors are measured. For mixed and int8."""
     calibration_prompts: int = 4
     """Prompts of it that are drawn."""
+    spare: bool = True
+    """With int8, find and leave at fp16 what cannot bear it: every layer is measured alone, hours for a large U-Net."""
     attention: Literal["original", "split-einsum"] = "original"
     """As it is, which GPUs prefer, or head by head in 1×1 convolutions, which the Neural Engine does."""
     batch: Literal[1, 2] = 1
@@ -128,12 +130,16 @@ class Job:
 
     def floor_db(self, component: str) -> float:
         """A budget buys what it can: nothing is asked of it but more signal than noise."""
-        return 0.0 if self.budget(component) else floor_db(self.plans[component], self.precision)
+        budgeted = isinstance(self.wanted(component), Budget)
+        return 0.0 if budgeted else floor_db(self.plans[component], self.precision)
 
-    def budget(self, component: str) -> Budget | None:
-        if component != "unet" or self.config.budget_mib is None:
+    def wanted(self, component: str) -> Budget | Spare | None:
+        """What its plan is measured for."""
+        if component != "unet":
             return None
-        return Budget(self.config.budget_mib, self.config.uniform)
+        if self.config.budget_mib is not None:
+            return Budget(self.config.budget_mib, self.config.uniform)
+        return Spare(floor_db(self.plans[component], self.precision)) if _spares(self.config) else None
 
 
 def convert(config: CoremlConfig) -> dict[str, Any]:
@@ -176,16 +182,13 @@ def plan(config: CoremlConfig) -> Job:
     checkpoint = Checkpoint.open(config.model)
     spec = pipeline_spec(checkpoint, steps=config.steps, guidance=config.guidance, sampler=config.sampler)
     chosen = schemes.read_plans(config.plan) if config.plan is not None else PRECISIONS[precision]
-    if precision == "int8":
-        blocks = len(checkpoint.config("unet").get("block_out_channels", ()))
-        chosen = {**chosen, "unet": schemes.sparing(chosen["unet"], blocks)}
     plans = {name: schemes.evened(chosen[name]) if config.uniform else chosen[name] for name in config.components}
     schemes.require(plans, config.target)
     for size in config.resolutions:
         _latent(size, spec)
     prompts = []
-    if precision == "mixed":
-        prompts = calibration.read_prompts(config.calibration, config.calibration_prompts, "--precision mixed")
+    if precision == "mixed" or _spares(config):
+        prompts = calibration.read_prompts(config.calibration, config.calibration_prompts, f"--precision {precision}")
     predicted = {
         name: sizes.weight_bytes(
             checkpoint, name, chosen, 32 if precision == "fp32" else 16, config.budget_mib if name == "unet" else None
@@ -193,6 +196,10 @@ def plan(config: CoremlConfig) -> Job:
         for name, chosen in plans.items()
     }
     return Job(config, checkpoint, spec, precision, plans, prompts, predicted, sizes.estimate(checkpoint, predicted))
+
+
+def _spares(config: CoremlConfig) -> bool:
+    return config.precision == "int8" and config.spare
 
 
 def _latent(size: str, spec: PipelineSpec) -> tuple[int, int]:
@@ -259,8 +266,15 @@ def _package(job: Job, calls: Path, folder: Path) -> dict[str, Packaged]:
     done = {}
     for name in tqdm(job.config.components, desc="converting", unit="component", disable=None):
         seen = calibration.Calls(calls / name) if job.prompts or probed else None
-        budget = job.budget(name)
-        arguments = (job.checkpoint.path, name, folder / RESOURCES, job.settings, job.plans[name], budget, seen)
+        arguments = (
+            job.checkpoint.path,
+            name,
+            folder / RESOURCES,
+            job.settings,
+            job.plans[name],
+            job.wanted(name),
+            seen,
+        )
         done[name] = in_own_process(name, package_component, *arguments)
     return done
 

@@ -1,7 +1,8 @@
-"""Which layers int8 arithmetic spares: measured one by one on the network's output, bought back where they cost least.
+"""Which layers int8 spares: measured one by one on the network's output, bought back where they cost least.
 
-Each layer alone gets 8-bit activations, in and out, of the ranges that calibration met, and weights as int8 has them. Layers
-return to fp32 in the order of error removed for a multiplication, until what is left, measured together, is below what is
+Each layer alone gets 8-bit activations, in and out, of the ranges that calibration met, and weights as int8 has them; or the
+weights alone, where products are not int8. Layers return to fp32 in the order of error removed for a multiplication, or for a
+weight, until what is left, measured together, is below what is
 allowed on every probe; or, where a call may take so long and no longer, in the order of error removed for a millisecond,
 while there is time.
 """
@@ -29,7 +30,7 @@ E4M3_TOP = 448.0
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """How a runtime multiplies in int8."""
+    """What of a layer a runtime has in int8."""
 
     weight_bits: int
     symmetric: bool
@@ -95,6 +96,7 @@ class Sensitivity:
         layers = {n: m for n, m in weighted(network).items() if operator(m) != "Gather"}
         self.layers = {n: m for n, m in layers.items() if not excluded(n, operator(m), leave)}
         self.ranges = _ranges(network, self.layers, feeds, arithmetic)
+        self.arithmetic = arithmetic
         self.reference = [run(network, probe) for probe in probes]
         self.stored = {} if stored is None else stored
 
@@ -142,11 +144,11 @@ def afforded(found: Sensitivity, call_ms: float, budget_ms: float) -> list[str]:
     return [name for number, name in enumerate(found.layers) if number in out]
 
 
-def choose(errors: np.ndarray, macs: np.ndarray, allowed: float) -> list[int]:
-    """Layers to leave out, so that the rest of `errors` (L, P) add up to at most `allowed` on every probe; `macs` (L,)."""
+def choose(errors: np.ndarray, costs: np.ndarray, allowed: float) -> list[int]:
+    """Layers to leave out, so that the rest of `errors` (L, P) add up to at most `allowed` on every probe; `costs` (L,)."""
     left, out = np.ones(len(errors), bool), []
     while (over := errors[left].sum(0) > allowed).any():
-        gain = np.where(left, errors[:, over].sum(1) / macs, -1)
+        gain = np.where(left, errors[:, over].sum(1) / costs, -1)
         out.append(int(gain.argmax()))
         left[out[-1]] = False
     return out

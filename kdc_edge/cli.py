@@ -51,9 +51,9 @@ class GenerateConfig:
     height: int | None = None
     """Pixels, of bundles that were converted with --any-size."""
     width: int | None = None
-    runtime: str = "ort"
-    """ort, openvino, coreml or tensorrt; auto: the fastest here, measured once; mil and emulated check Core ML and TensorRT
-    bundles on any machine; fake: noise, without a network."""
+    runtime: str | None = None
+    """ort, openvino, coreml or tensorrt; if not given the first that reads the bundle and can be had; auto: the fastest,
+    measured once; mil and emulated check Core ML and TensorRT bundles on any machine; fake: noise, without a network."""
     provider: str | None = None
     """Of the runtime: cpu, cuda, tensorrt, coreml, openvino, ..."""
     threads: int | None = None

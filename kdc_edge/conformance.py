@@ -25,7 +25,8 @@ from kdc_edge.files import read_json, write_json
 from kdc_edge.golden import Golden
 from kdc_edge.noise import gaussian
 from kdc_edge.pipeline import DEFAULT_BUNDLE, Pipeline
-from kdc_edge.runtimes import RUNTIMES, Options
+from kdc_edge.runtimes import Options, Own
+from kdc_edge.runtimes import own as own_runtime
 from kdc_edge.samplers import SAMPLERS
 
 FORMAT = 1
@@ -107,7 +108,7 @@ class ConformanceConfig:
     stages: tuple[str, ...] = tuple(STAGES)
     """Those that must have been measured and pass."""
     runtime: str | None = None
-    """Where the bundle runs here: which runtime; None is the first one that reads it."""
+    """Where the bundle runs here: which runtime; None is the first one that reads it and can be had."""
     provider: str | None = None
     """And which of its providers."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
@@ -123,9 +124,10 @@ def conformance(config: ConformanceConfig) -> dict[str, Any]:
     bundle = Bundle.open(DEFAULT_BUNDLE if config.bundle is None else config.bundle)
     vectors = golden.read(bundle)
     if config.results is None:
-        runtime = config.runtime or next(
-            name for name, entry in RUNTIMES.items() if bundle.manifest.runtime in entry.reads
-        )
+        chosen = own_runtime(bundle) if config.runtime is None else Own(config.runtime)
+        if chosen.missing:
+            print(chosen, file=sys.stderr)
+        runtime = chosen.runtime
         app = f"kdc-edge on {machine.processor()}, {runtime}"
         arrays = own(bundle, vectors, runtime, Options(provider=config.provider))
     else:

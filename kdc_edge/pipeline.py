@@ -26,7 +26,7 @@ from kdc_edge.files import read_json
 from kdc_edge.images import to_image
 from kdc_edge.manifest import PipelineSpec
 from kdc_edge.noise import SEEDS, gaussian
-from kdc_edge.runtimes import AUTO, Options, Runtime, open_all
+from kdc_edge.runtimes import AUTO, Options, Own, Runtime, open_all, own
 from kdc_edge.runtimes.fastest import Choice, fastest
 from kdc_edge.samplers import SAMPLERS, Denoise, Step
 from kdc_edge.schedule import Schedule
@@ -84,27 +84,29 @@ class Pipeline:
         self.spec, self.tokenizer, self.components, self.id = spec, tokenizer, components, id
         self.schedule = Schedule.of(spec.betas)
         self.timings = Timings()
-        self.choice: Choice | None = None
+        self.choice: Choice | Own | None = None
         self.multiple: int | None = None
 
     @classmethod
     def open(
-        cls, path: Path | str | Bundle | None = None, runtime: str = "ort", options: Options | None = None
+        cls, path: Path | str | Bundle | None = None, runtime: str | None = "ort", options: Options | None = None
     ) -> "Pipeline":
         """Verify a bundle and load its components; None is the default bundle that comes with this package.
 
-        `runtime` auto is the fastest one here: measured when a bundle is first opened so, remembered afterwards.
+        `runtime` auto is the fastest one here: measured when a bundle is first opened so, remembered afterwards; None the
+        first one that reads the bundle and can be had.
         """
         start = SYSTEM.wall()
         bundle = path if isinstance(path, Bundle) else Bundle.open(_default() if path is None else path)
         verified = SYSTEM.wall() - start
-        choice = fastest(bundle, options or Options()) if runtime == AUTO else None
+        choice = _choice(bundle, runtime, options or Options())
         start = SYSTEM.wall()
         spec = bundle.manifest.pipeline
         tokenizer = Tokenizer.open(bundle.path / "tokenizer", spec.tokens)
-        components = open_all(bundle, COMPONENTS, runtime if choice is None else choice.runtime, options)
+        components = open_all(bundle, COMPONENTS, choice.runtime, options)
         pipeline = cls(spec, tokenizer, components, bundle.id)
-        pipeline.choice, pipeline.multiple = choice, _multiple(bundle)
+        pipeline.multiple = _multiple(bundle)
+        pipeline.choice = None if isinstance(choice, Own) and not choice.missing else choice
         pipeline.timings.load = verified + SYSTEM.wall() - start
         return pipeline
 
@@ -239,6 +241,12 @@ class Pipeline:
         outputs = self.components[name](**inputs)
         self.timings.calls.setdefault(name, []).append(SYSTEM.wall() - start)
         return outputs
+
+
+def _choice(bundle: Bundle, runtime: str | None, options: Options) -> Choice | Own:
+    if runtime == AUTO:
+        return fastest(bundle, options)
+    return own(bundle) if runtime is None else Own(runtime)
 
 
 def _multiple(bundle: Bundle) -> int | None:

@@ -78,6 +78,13 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Spare:
+    """As many layers left alone as the output needs to stay above this floor, dB."""
+
+    floor_db: float
+
+
+@dataclass(frozen=True)
 class Packaged:
     """What the packaging of one component took, and what the program holds."""
 
@@ -91,6 +98,8 @@ class Packaged:
     islands: tuple[str, ...] = ()
     sensitivity: "dict[str, Sensitivity]" = field(default_factory=dict)
     """Of a mixed plan, by weight."""
+    spared: tuple[str, ...] = ()
+    """Weights that were left alone because the output suffered most from them."""
     advice: tuple[Advice, ...] = ()
     """About the Neural Engine."""
     overflow: "Overflow | None" = None
@@ -103,12 +112,11 @@ def package_component(
     folder: Path,
     settings: Settings,
     plan: Plan,
-    budget: Budget | None = None,
+    wanted: Budget | Spare | None = None,
     calls: Calls | None = None,
 ) -> Packaged:
-    """Writes `folder`/TITLE.mlpackage; with a budget, the plan is measured on `calls`."""
+    """Writes `folder`/TITLE.mlpackage; where something is wanted of the plan, it is measured on `calls`."""
     from convert.apple.compression import compress, together
-    from convert.apple.mixed import mixed_plan
     from convert.apple.networks import wrap
     from kdc_edge.torch_ref.networks import load_network
 
@@ -116,9 +124,7 @@ def package_component(
     opened = Checkpoint.open(checkpoint)
     plain = load_network(opened, component)
     parameters, macs = sum(p.numel() for p in plain.parameters()), _macs(plain, opened, component)
-    sensitivity = {}
-    if budget is not None:
-        plan, sensitivity = mixed_plan(plain, settings.target, budget.mib, budget.uniform, calls.some(PROBES))
+    plan, sensitivity, spared = _measured(plain, settings.target, plan, wanted, calls)
     network = wrap(plain.model, component, settings.attention)
     del plain
     names = {mil_name(name): name for name, _ in network.model.named_parameters()}
@@ -142,9 +148,26 @@ def package_component(
         compressed=together([summary for _, summary in made.values()]),
         islands=() if probe is None else probe.operators,
         sensitivity=sensitivity,
+        spared=spared,
         advice=tuple(line for path in paths for line in advice(path, chunks=bool(PACKAGES[component].chunks))),
         overflow=probe,
     )
+
+
+def _measured(
+    network: "nn.Module", target: TargetName, plan: Plan, wanted: Budget | Spare | None, calls: Calls | None
+) -> "tuple[Plan, dict[str, Sensitivity], tuple[str, ...]]":
+    """The plan that has what is wanted, and what it rests on: tensors' sensitivities, or the spared ones."""
+    from convert.apple.mixed import mixed_plan
+    from convert.apple.spared import spared_plan
+
+    match wanted:
+        case Budget(mib, uniform):
+            return *mixed_plan(network, target, mib, uniform, calls.some(PROBES)), ()
+        case Spare(floor_db):
+            plan, names = spared_plan(network, plan, floor_db, calls.some(2 * PROBES))
+            return plan, {}, names
+    return plan, {}, ()
 
 
 def _programs(

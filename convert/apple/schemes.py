@@ -4,7 +4,7 @@
 |---|---|---|---|
 | fp32 | fp32 | fp32 | fp32 |
 | fp16 | fp16 | fp16 | fp16 |
-| int8 | palette of 8 bits | int8, fp16 in the first and last layers | palette of 8 bits |
+| int8 | palette of 8 bits | int8, fp16 in the layers that suffer most | palette of 8 bits |
 | int4 | palette of 8 bits | int4 in blocks of 32 | palette of 8 bits |
 | palette8 | palette | palette | palette |
 | palette6, palette4, palette3, palette2 | palette of 8 bits | palette | palette of 8 bits |
@@ -125,11 +125,6 @@ PRECISIONS: dict[Precision, dict[str, Plan]] = {
     "palette2": _all(Palette(2), Palette(8)),
     "mixed": _all(None, Palette(8)),
 }
-
-
-def sparing(plan: Plan, blocks: int) -> Plan:
-    """A U-Net's plan with its first and last convolution and the last of `blocks` in fp16: integers cost most there."""
-    return replace(plan, names={"conv_in*": None, "conv_out*": None, f"up_blocks.{blocks - 1}.*": None, **plan.names})
 
 
 def evened(plan: Plan) -> Plan:

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from kdc_edge.bundle import Bundle
-from kdc_edge.errors import UsageError, choose
+from kdc_edge.errors import MissingBackend, UsageError, choose
 from kdc_edge.ports import Ports
 
 
@@ -71,6 +71,37 @@ RUNTIMES: dict[str, Entry] = {
     "tensorrt": Entry("kdc_edge.runtimes.tensorrt", ("tensorrt",)),
     "fake": Entry("kdc_edge.runtimes.fake", ("onnx", "coreml", "tensorrt"), measured=False),
 }
+
+
+@dataclass(frozen=True)
+class Own:
+    """The runtime that a bundle has by itself here; why those that come before it cannot be had."""
+
+    runtime: str
+    missing: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"runtime {self.runtime}: {'; '.join(self.missing)}"
+
+
+def own(bundle: Bundle) -> Own:
+    """The first that reads it and can be had. Raises MissingBackend where none can."""
+    reasons: list[str] = []
+    for name, entry in RUNTIMES.items():
+        if bundle.manifest.runtime in entry.reads and name != "fake":
+            if (reason := missing(name)) is None:
+                return Own(name, tuple(reasons))
+            reasons.append(reason)
+    raise MissingBackend("; ".join(reasons))
+
+
+def missing(name: str) -> str | None:
+    """Why a runtime cannot be had here; None where it can."""
+    try:
+        importlib.import_module(RUNTIMES[name].module).available()
+    except MissingBackend as error:
+        return str(error)
+    return None
 
 
 def open_runtime(bundle: Bundle, component: str, name: str, options: Options | None = None) -> Runtime:

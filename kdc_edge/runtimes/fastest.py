@@ -4,7 +4,6 @@ Every installed runtime that reads the bundle is opened, one after the other, an
 for this bundle, processor, thread count and these versions; whatever of them changes, it is measured anew.
 """
 
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from kdc_edge.bundle import Bundle
 from kdc_edge.errors import MissingBackend, UsageError
 from kdc_edge.files import read_json, write_json
 from kdc_edge.ports import zeros
-from kdc_edge.runtimes import AUTO, RUNTIMES, Options, compiled, open_runtime
+from kdc_edge.runtimes import AUTO, RUNTIMES, Options, compiled, missing, open_runtime
 
 WARMUP, SAMPLES, BUDGET_S = 2, 7, 10.0  # of each component
 
@@ -51,16 +50,11 @@ def fastest(bundle: Bundle, options: Options) -> Choice:
 
 def _installed(bundle: Bundle) -> list[str]:
     kind = bundle.manifest.runtime
-    readers = {name: entry for name, entry in RUNTIMES.items() if kind in entry.reads and entry.measured}
-    found, missing = [], []
-    for name, entry in readers.items():
-        try:
-            importlib.import_module(entry.module).available()
-            found.append(name)
-        except MissingBackend as error:
-            missing.append(str(error))
+    readers = [name for name, entry in RUNTIMES.items() if kind in entry.reads and entry.measured]
+    reasons = {name: missing(name) for name in readers}
+    found = [name for name, reason in reasons.items() if reason is None]
     if not found:
-        raise MissingBackend("; ".join(missing))
+        raise MissingBackend("; ".join(filter(None, reasons.values())))
     return found
 
 

@@ -9,7 +9,7 @@ import pytest
 from kdc_edge.bundle import Bundle
 from kdc_edge.errors import MissingBackend, UsageError
 from kdc_edge.pipeline import Pipeline
-from kdc_edge.runtimes import AUTO, Options, fastest, openvino, ort
+from kdc_edge.runtimes import AUTO, Options, Own, fastest, openvino, ort, own
 
 pytestmark = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
 
@@ -48,6 +48,18 @@ def test_the_faster_one_is_chosen_and_measured_once(bundle: Bundle, tmp_path: Pa
     assert not fastest.fastest(bundle, Options(threads=2, cache_dir=tmp_path)).remembered
     monkeypatch.setattr(openvino, "available", absent)  # uninstalled since
     assert fastest.fastest(bundle, options).seconds == {"ort": 2}
+
+
+def test_a_bundles_own_runtime_is_the_first_that_can_be_had(bundle: Bundle, monkeypatch: pytest.MonkeyPatch):
+    assert own(bundle) == Own("ort")
+    with Pipeline.open(bundle, None) as pipe:
+        assert pipe.choice is None
+    monkeypatch.setattr(ort, "available", absent)
+    monkeypatch.setattr(openvino, "available", lambda: ["cpu"])
+    assert str(own(bundle)) == "runtime openvino: it is not installed; pip install it"
+    monkeypatch.setattr(openvino, "available", absent)
+    with pytest.raises(MissingBackend, match="pip install it; it is not installed"):
+        own(bundle)
 
 
 def test_what_cannot_be_chosen(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

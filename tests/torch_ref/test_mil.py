@@ -80,6 +80,22 @@ def test_only_weights_stay_in_memory(package: Path):
     assert read >= {"sample", "timestep", "text"}
 
 
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_softmax_takes_the_memory_of_what_it_alone_reads(axis: int, alone: bool, tmp_path: Path):
+    def body(mb: Any, x: Any) -> Any:
+        product = mb.mul(x=x, y=np.float32(3), name="product")
+        soft = mb.softmax(x=product, axis=axis, name="soft")
+        return soft if alone else (soft, product)
+
+    program = Program.open(by_hand(tmp_path / "x.mlpackage", {"x": (2, 5, 40)}, body))
+    assert program.steps[-1].into == ("product" if alone else None)
+    x = np.random.RandomState(0).standard_normal((2, 5, 40)).astype(np.float32)
+    found = program(x=x)
+    assert np.array_equal(found["soft"], torch.from_numpy(3 * x).softmax(axis).numpy())
+    assert alone or np.array_equal(found["product"], 3 * x)
+
+
 def palette(bits: int, **more: Any) -> Any:
     from coremltools.optimize.coreml import OpPalettizerConfig
 

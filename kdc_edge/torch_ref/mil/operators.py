@@ -255,7 +255,7 @@ OPERATORS: dict[str, Operator] = {
     "silu": _unary(F.silu),
     "sin": _unary(torch.sin),
     "slice_by_index": _slice,
-    "softmax": lambda v: v["x"].softmax(int(v.get("axis", -1))),
+    "softmax": lambda v: torch.softmax(v["x"], int(v.get("axis", -1)), out=v.get("into")),
     "split": _split,
     "sqrt": _unary(torch.sqrt),
     "square": _unary(torch.square),

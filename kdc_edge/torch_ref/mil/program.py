@@ -20,6 +20,8 @@ from kdc_edge.torch_ref.mil.operators import MOVES, OPERATORS, TYPES
 from kdc_edge.torch_ref.mil.weights import RESTORE
 from kdc_edge.torch_ref.quiet import silent
 
+PIECE = 2**16  # numbers that are rounded at once
+OWNERS = ("matmul", "mul", "add")  # operators whose result is no view of anything
 KEEP_BYTES = 2**30  # of fp32 weights that are restored once instead of at every call
 
 Arrays = Mapping[str, np.ndarray]
@@ -66,9 +68,12 @@ class Step:
     """MIL's name of each output's type."""
     last: tuple[str, ...]
     """Values that nothing reads after it."""
+    into: str | None = None
+    """One of them whose memory holds the result: fresh pages for attention's weights cost more than the softmax."""
 
     def run(self, values: Mapping[str, Tensor], exact: bool) -> Outputs:
-        found = OPERATORS[self.kind]({name: _taken(value, values) for name, value in self.inputs.items()})
+        given = {name: _taken(value, values) for name, value in self.inputs.items()}
+        found = OPERATORS[self.kind](given if self.into is None else given | {"into": values[self.into]})
         outputs = tuple(found) if isinstance(found, tuple | list) else (found,)
         if exact or (self.kind in MOVES):
             return outputs
@@ -124,7 +129,7 @@ class Program:
         return {name: values[name].numpy() for name in self.outputs}
 
     def walk(self, inputs: Arrays, exact: bool = False) -> Iterator[tuple[Step, Outputs]]:
-        """Every operator with what it gave."""
+        """Every operator with what it gave, which the next one may overwrite."""
         return self._walk(self._start(inputs, exact), exact)
 
     def _walk(self, values: dict[str, Tensor], exact: bool) -> Iterator[tuple[Step, Outputs]]:
@@ -166,7 +171,13 @@ def _rounded(tensor: Tensor, kind: str, operator: str) -> Tensor:
     """To fp16 where that is the type; in place unless it may be the operator's own input."""
     if kind != "fp16" or tensor.dtype != torch.float32:
         return tensor
-    return tensor.half().float() if operator in ("cast", "pad", "fill") else tensor.copy_(tensor.half())
+    if operator in ("cast", "pad", "fill"):
+        return tensor.half().float()
+    if tensor.is_contiguous():  # piece by piece, so that the halves stay in the processor's cache
+        for piece in tensor.view(-1).split(PIECE):
+            piece.copy_(piece.half())
+        return tensor
+    return tensor.copy_(tensor.half())
 
 
 def _type(var: Any) -> str:
@@ -188,11 +199,13 @@ class _Reader:
     def read(self) -> tuple[tuple[Step, ...], tuple[Stored, ...]]:
         operators = [op for op in self._operators if not _constant(op)]
         arguments = [{name: self._value(var) for name, var in op.inputs.items() if var is not None} for op in operators]
+        lasts = self._lasts(operators, arguments)
+        intos = self._intos(operators, lasts)
         steps = [
-            Step(place, op.op_type, inputs, tuple(v.name for v in op.outputs), tuple(map(_type, op.outputs)), last)
-            for place, (op, inputs, last) in enumerate(
-                zip(operators, arguments, self._lasts(operators, arguments), strict=True), 1
+            Step(
+                place, op.op_type, inputs, tuple(v.name for v in op.outputs), tuple(map(_type, op.outputs)), last, into
             )
+            for place, (op, inputs, last, into) in enumerate(zip(operators, arguments, lasts, intos, strict=True), 1)
         ]
         return tuple(steps), tuple(value for value in self._known.values() if isinstance(value, Stored))
 
@@ -205,6 +218,13 @@ class _Reader:
             found.append(tuple(name for name in names if name not in seen))
             seen.update(names)
         return found[::-1]
+
+    def _intos(self, operators: list[Any], lasts: list[tuple[str, ...]]) -> Iterator[str | None]:
+        """By operator: the input of a softmax that a product or sum made, for it alone."""
+        made = {op.outputs[0].name for op in operators if op.op_type in OWNERS}
+        for op, last in zip(operators, lasts, strict=True):
+            name = op.inputs["x"].name if op.op_type == "softmax" else None
+            yield name if name in made and name in last else None
 
     def _value(self, var: Any) -> Any:
         if isinstance(var, list | tuple):

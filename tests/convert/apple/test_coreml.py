@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from convert.apple import layout, sizes, versions
 from convert.apple.schemes import PRECISIONS
 from convert.coreml import main
 from convert.parity import psnr_db
-from kdc_edge import Bundle, Checkpoint, Pipeline
+from kdc_edge import Bundle, Checkpoint, Pipeline, cli
 from kdc_edge.runtimes.apple import PACKAGES, RESOURCES
 from kdc_edge.torch_ref.runtime import open_pipeline
 
@@ -42,6 +43,7 @@ def refused(capsys: pytest.CaptureFixture[str], folder: Path, *arguments: object
         (("--precision", "mixed"), "go together"),
         (("--budget-mib", "3"), "go together"),
         (("--precision", "mixed", "--budget-mib", "3"), "--calibration FILE"),
+        (("--precision", "int8"), "--calibration FILE"),
         (("--resolutions", "64x96"), "ios18 reads and ios17 does not"),
         (("--target", "ios18", "--resolutions", "64by96"), "must be HEIGHTxWIDTH"),
         (("--target", "ios18", "--resolutions", "64x70"), "multiples of 64"),
@@ -169,12 +171,29 @@ def test_a_picture_through_mil_is_pytorchs(coreml_bundle: Path, tiny_checkpoint:
     assert psnr_db(wanted, ours) > 40
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp16", "palette6", "palette4", "int8"])
-def test_the_shipped_four_step_model_in_every_precision(precision: str, tmp_path: Path, capsys):
-    model = Path(__file__).parents[3] / "assets" / "emoji-64" / "fewstep"
+@pytest.mark.skipif(sys.platform == "darwin", reason="on a Mac Core ML predicts")
+@pytest.mark.parametrize("command", [("generate", "red apple", "--steps", "1", "--bundle"), ("conformance",)], ids=str)
+def test_where_core_ml_cannot_be_had_mil_runs_and_says_so(
+    command: tuple[str, ...], coreml_bundle: Path, tmp_path: Path, capsys
+):
     with pytest.raises(SystemExit) as done:
-        main(["--model", str(model), "-o", str(tmp_path / "out"), "--precision", precision, "--json"])
+        cli.main([*command, str(coreml_bundle), "-o", str(tmp_path / "out.png")])
+    assert done.value.code == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("runtime ")]
+    assert len(told) == 1 and told[0].startswith("runtime mil: Core ML predicts on macOS, this is ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("precision", "db"), {"fp16": 50, "int8": 30, "mixed": 30, "palette6": 25, "palette4": 15}.items()
+)
+def test_the_shipped_four_step_model_in_every_precision(precision: str, db: float, tmp_path: Path, capsys):
+    assets = Path(__file__).parents[3] / "assets" / "emoji-64"
+    measured = ["--calibration", str(assets / "calibration.txt")] if precision in ("int8", "mixed") else []
+    budget = ["--budget-mib", "6"] if precision == "mixed" else []
+    with pytest.raises(SystemExit) as done:
+        output = ["-o", str(tmp_path / "out"), "--precision", precision, "--json"]
+        main(["--model", str(assets / "fewstep"), *output, *measured, *budget])
     assert done.value.code == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert min(told["picture"]["psnr_db"]) > {"fp16": 50, "int8": 30, "palette6": 25, "palette4": 15}[precision]
+    assert min(told["picture"]["psnr_db"]) > db

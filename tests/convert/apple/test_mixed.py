@@ -1,11 +1,17 @@
-"""Bits by tensor: within the budget, more where there is more of it, refused where the fewest bits do not fit."""
+"""Bits by tensor: within the budget, more where there is more of it; what int8 spares, and that this is enough."""
 
 from pathlib import Path
 
 import pytest
 
 from convert.apple.mixed import mixed_plan
+from convert.apple.schemes import SMALLEST, Linear, Plan
+from convert.apple.spared import spared_plan
 from convert.calibration import Calls
+from convert.exclusions import MARGIN_DB
+from convert.parity import snr_db
+from convert.rounding import Grid, nearest
+from convert.weights import run, weighted
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.errors import UsageError
 from kdc_edge.torch_ref.networks import load_network
@@ -25,3 +31,20 @@ def test_bits_follow_the_budget(tiny_checkpoint: Path, calls: Path):
     assert all(found.errors["2"] > found.errors["8"] for found in table.values())
     with pytest.raises(UsageError, match="at 2 bits they take"):
         mixed_plan(network, "ios17", 0.05, True, probes)
+
+
+@pytest.mark.parametrize("floor", [0.0, 43.0])
+def test_int8_spares_what_the_floor_asks_for(floor: float, tiny_checkpoint: Path, calls: Path):
+    """And keeps what `--plan` said."""
+    network, probes = load_network(Checkpoint.open(tiny_checkpoint), "unet"), Calls(calls / "unet").some(3)
+    plan, names = spared_plan(network, Plan(Linear(8), names={"conv_in*": None}), floor, probes)
+    assert plan.of("conv_in.weight", "conv") is None
+    assert [plan.of(name, "conv") for name in names] == [None] * len(names)
+    assert bool(names) == (floor > 0)
+    wanted = [run(network, probe) for probe in probes]
+    for name, layer in weighted(network).items():
+        if name not in names and layer.weight.numel() > SMALLEST:
+            layer.weight.data = nearest(layer.weight.data, Grid(8)).restored()
+    assert (
+        min(snr_db(w.numpy(), run(network, p).numpy()) for w, p in zip(wanted, probes, strict=True)) > floor + MARGIN_DB
+    )
