@@ -74,7 +74,8 @@ def sized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     for precision in ("fp32", "fp16", "int8"):
         bundles[precision] = folder / precision
         config = OnnxConfig(
-            checkpoint, bundles[precision], precision, components=("unet",), steps=1, guidance=1.0, allow_drift=True,
+            checkpoint, bundles[precision], components=("unet",), precision=precision, steps=1, guidance=1.0,
+            allow_drift=True,
             calibration=prompts, spare=False,
         )  # fmt: skip
         report = convert(config)

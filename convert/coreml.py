@@ -11,11 +11,9 @@ written into the bundle.
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Any, Literal
 
 from convert import calibration, golden, provenance
 from convert.apple import layout, schemes, sizes
@@ -24,33 +22,25 @@ from convert.apple.package import SIZED, About, Budget, Packaged, Settings, Spar
 from convert.apple.schemes import PRECISIONS, Plan, Precision, floor_db
 from convert.apple.targets import TARGETS, TargetName
 from convert.apple.versions import require_tested
-from convert.card import card
-from convert.checks import check, keeping, require_tools, say
-from convert.estimate import Estimate, require
+from convert.estimate import Estimate
 from convert.layout import copy_configs, copy_tokenizer
-from kdc_edge import command, machine
-from kdc_edge.bundle import Bundle, seal
+from convert.settings import ConvertConfig, carry_out, finish
+from kdc_edge import command
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.errors import UsageError
-from kdc_edge.files import replace_dir, replace_file, write_json
-from kdc_edge.manifest import FORMAT, Component, Manifest, PipelineSpec, Requires, bundle_id
+from kdc_edge.manifest import FORMAT, Component, Manifest, PipelineSpec, Requires
 from kdc_edge.process import in_own_process
 from kdc_edge.runtimes.apple import RESOURCES
-from kdc_edge.spec import component_ports, pipeline_spec
+from kdc_edge.spec import component_ports
 
 TOOLS = ("torch", "diffusers", "transformers", "coremltools", "numpy")
-ComponentName = Literal["text_encoder", "unet", "vae_decoder"]
 HOW = {"mil": "executed op by op, not by Core ML", "coreml": "Core ML"}
 
 
 @dataclass(frozen=True)
-class CoremlConfig:
+class CoremlConfig(ConvertConfig):
     """What to convert, and how."""
 
-    model: Path
-    """Checkpoint: a diffusers folder."""
-    output_dir: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """Bundle folder to write."""
     target: TargetName = "ios17"
     """The oldest system that will read it; a Mac's is macOS 13, 14 or 15."""
     precision: Precision | None = None
@@ -75,16 +65,6 @@ class CoremlConfig:
     """The U-Net in two packages of about equal weight, for devices that cannot hold it in one."""
     resolutions: tuple[str, ...] = ()
     """Further sizes of pictures, HEIGHTxWIDTH, as functions of the same packages; from ios18 on."""
-    components: tuple[ComponentName, ...] = ("text_encoder", "unet", "vae_decoder")
-    """Components to convert; a bundle without all three makes no pictures."""
-    sampler: Literal["euler", "ddim", "dpmpp_2m", "pndm", "lcm"] | None = None
-    """Sampler the bundle suggests; the checkpoint's own if not given."""
-    steps: int | None = None
-    """Steps the bundle suggests; the checkpoint's own if not given."""
-    guidance: float | None = None
-    """Guidance the bundle suggests; the checkpoint's own if not given."""
-    name: str | None = None
-    """Name of the bundle; the checkpoint folder's if not given."""
     author: str = "kdc-edge"
     """Shown by Xcode."""
     licence: str = "that of the checkpoint"
@@ -95,14 +75,6 @@ class CoremlConfig:
     """Do not look for operators whose results fp16 cannot hold on the model's own activations, to keep them in fp32."""
     allow_untested: bool = False
     """Go on with versions of numpy, torch or coremltools that were not tested."""
-    keep_failed: bool = False
-    """Keep what is below its floor beside the output, as NAME.failed."""
-    allow_drift: bool = False
-    """Write the bundle even so, with what was measured in its report."""
-    force: bool = False
-    """Replace an existing bundle."""
-    dry_run: bool = False
-    """Say what it would take and what the packages would weigh, and stop."""
 
 
 @dataclass(frozen=True)
@@ -145,18 +117,12 @@ class Job:
 def convert(config: CoremlConfig) -> dict[str, Any]:
     """Convert a checkpoint to Core ML, checked against PyTorch."""
     job = plan(config)
-    require(job.needed, config.output_dir)
-    if config.dry_run:
-        return _dry(job)
-    require_tools(TOOLS, "coreml")
-    if not config.allow_untested:
-        require_tested()
-    with replace_dir(config.output_dir, config.force) as folder, keeping(config.keep_failed, folder, config.output_dir):
-        manifest, report = _build(job, folder)
-    size = sum(entry.bytes for entry in manifest.files.values())
-    result = {"output_dir": str(config.output_dir), "id": bundle_id(manifest), "bytes": size, **report}
-    say(result)
-    for name, took in result["conversion"].items():
+    for name, size in job.predicted.items() if config.dry_run else ():
+        memory = job.needed.memory_mib[name]
+        print(f"{name:13} {size / 2**20:8.2f} MiB of weights, {memory} MiB to convert (estimated)", file=sys.stderr)
+    packages = {name: {"weight_bytes": size, "by": "estimated"} for name, size in job.predicted.items()}
+    result = carry_out(config, job.needed, TOOLS, "coreml", lambda folder: _build(job, folder), packages=packages)
+    for name, took in result.get("conversion", {}).items():
         if took["islands"]:
             print(f"{name:13} kept in fp32: {len(took['islands'])} operators, see report.json", file=sys.stderr)
         for line in took["advice"]:
@@ -180,7 +146,7 @@ def plan(config: CoremlConfig) -> Job:
     if config.resolutions and config.chunk:
         raise UsageError("--chunk and --resolutions do not go together; make a bundle for each size")
     checkpoint = Checkpoint.open(config.model)
-    spec = pipeline_spec(checkpoint, steps=config.steps, guidance=config.guidance, sampler=config.sampler)
+    spec = config.spec(checkpoint)
     chosen = schemes.read_plans(config.plan) if config.plan is not None else PRECISIONS[precision]
     plans = {name: schemes.evened(chosen[name]) if config.uniform else chosen[name] for name in config.components}
     schemes.require(plans, config.target)
@@ -211,22 +177,10 @@ def _latent(size: str, spec: PipelineSpec) -> tuple[int, int]:
     return int(parts[0]) // factor, int(parts[1]) // factor
 
 
-def _dry(job: Job) -> dict[str, Any]:
-    """What it would take, on stderr and as JSON."""
-    for name, size in job.predicted.items():
-        memory = job.needed.memory_mib[name]
-        print(f"{name:13} {size / 2**20:8.2f} MiB of weights, {memory} MiB to convert (estimated)", file=sys.stderr)
-    weights = {name: {"weight_bytes": size, "by": "estimated"} for name, size in job.predicted.items()}
-    return {
-        "output_dir": str(job.config.output_dir),
-        "estimate": job.needed.to_json(),
-        "packages": weights,
-        "written": False,
-    }
-
-
 def _build(job: Job, folder: Path) -> tuple[Manifest, dict[str, Any]]:
     """Fills `folder`: what is copied, what is converted, then what checks it. Raises GateError when all is written."""
+    if not job.config.allow_untested:
+        require_tested()
     copy_configs(job.checkpoint, folder, job.config.components)
     copy_tokenizer(job.checkpoint, folder)
     (folder / RESOURCES).mkdir()
@@ -236,14 +190,16 @@ def _build(job: Job, folder: Path) -> tuple[Manifest, dict[str, Any]]:
     draft = _manifest(job, packaged, folder)
     runtime = "coreml" if sys.platform == "darwin" else "mil"
     floors = {name: job.floor_db(name) for name in job.plans}
-    found = check(job.checkpoint, Bundle(folder, draft, bundle_id(draft)), runtime, floors)
-    manifest = seal(folder, replace(draft, requires=replace(draft.requires, memory_mib=found.memory_mib)))
-    report = {"format": 1, "machine": machine.describe(), "checked": HOW[runtime], **_took(job, packaged, manifest)}
-    report |= found.to_json()
-    write_json(folder / "report.json", report)
-    replace_file(folder / "README.md", card(manifest, bundle_id(manifest), report).encode())
-    found.gate(job.config.allow_drift)
-    return manifest, report
+    told = {"checked": HOW[runtime]}
+    return finish(
+        job.config,
+        job.checkpoint,
+        folder,
+        draft,
+        runtime,
+        floors,
+        lambda manifest: told | _took(job, packaged, manifest),
+    )
 
 
 def _took(job: Job, packaged: Mapping[str, Packaged], manifest: Manifest) -> dict[str, Any]:
@@ -298,7 +254,7 @@ def _manifest(job: Job, packaged: Mapping[str, Packaged], folder: Path) -> Manif
     os = TARGETS[config.target].os
     return Manifest(
         format=FORMAT,
-        name=config.model.resolve().name if config.name is None else config.name,
+        name=config.bundle_name,
         version=config.version,
         runtime="coreml",
         target=config.target,

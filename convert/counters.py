@@ -119,8 +119,10 @@ def _attention(node: "onnx.NodeProto", shape: Shapes) -> int:
 
 MACS: dict[str, Callable[["onnx.NodeProto", Shapes], int]] = {
     "Conv": _convolution,
+    "ConvInteger": _convolution,
     "ConvTranspose": _transposed_convolution,
     "Gemm": _gemm,
     "MatMul": _matrix_product,
+    "MatMulInteger": _matrix_product,
     "MultiHeadAttention": _attention,
 }

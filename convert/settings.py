@@ -93,13 +93,16 @@ def finish(
     runtime: str,
     floors: Mapping[str, float],
     told: Callable[[Manifest], Mapping[str, Any]],
+    memory: bool = True,
 ) -> tuple[Manifest, dict[str, Any]]:
     """Check what `folder` holds, seal it, write its report with what is `told` of the making, and its card.
 
-    Raises GateError when all is written.
+    `memory`: what checking took is what drawing takes on the device. Raises GateError when all is written.
     """
     found: Found = check(checkpoint, Bundle(folder, draft, bundle_id(draft)), runtime, floors)
-    manifest = seal(folder, replace(draft, requires=replace(draft.requires, memory_mib=found.memory_mib)))
+    if memory:
+        draft = replace(draft, requires=replace(draft.requires, memory_mib=found.memory_mib))
+    manifest = seal(folder, draft)
     report = {"format": REPORT_FORMAT, "machine": machine.describe(), **told(manifest), **found.to_json()}
     write_json(folder / "report.json", report)
     replace_file(folder / "README.md", card(manifest, bundle_id(manifest), report).encode())

@@ -13,35 +13,32 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tyro
 
 from convert import calibration
 from convert.calibration import Calls
-from convert.card import card
-from convert.checks import check, keeping, require_tools, say
-from convert.estimate import Estimate, estimate, require
+from convert.estimate import Estimate, estimate
 from convert.export import EXTERNAL, MODEL
 from convert.layout import copy_configs, copy_tokenizer
 from convert.nvidia.lint import lint_file
 from convert.provenance import provenance
 from convert.schemes import Typed, described, floor_db
+from convert.settings import ConvertConfig, carry_out, finish
 from convert.typed import TypedExport, export_typed, io
-from kdc_edge import command, machine
-from kdc_edge.bundle import Bundle, seal
+from kdc_edge import command
+from kdc_edge.bundle import Bundle
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.errors import GateError, UsageError
-from kdc_edge.files import replace_dir, replace_file, write_json
-from kdc_edge.manifest import FORMAT, Component, Manifest, PipelineSpec, Requires, bundle_id
+from kdc_edge.manifest import FORMAT, Component, Manifest, PipelineSpec, Requires
 from kdc_edge.process import in_own_process
 from kdc_edge.runtimes import device, engines
 from kdc_edge.runtimes.building import build_bundle
-from kdc_edge.spec import component_ports, pipeline_spec
+from kdc_edge.spec import component_ports
 
 TOOLS = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime")
 PROMPTS = ("red apple", "sailboat", "flag: Norway", "smiling face with sunglasses")  # probed where no file is given
-ComponentName = Literal["text_encoder", "unet", "vae_decoder"]
 Precision = Literal["fp16", "bf16", "int8", "fp8", "int8-weights"]
 SMALL = Typed(weights="int8")
 PRECISIONS: dict[str, dict[str, Typed]] = {
@@ -54,13 +51,9 @@ PRECISIONS: dict[str, dict[str, Typed]] = {
 
 
 @dataclass(frozen=True)
-class TensorrtConfig:
+class TensorrtConfig(ConvertConfig):
     """What to convert, and how."""
 
-    model: Path
-    """Checkpoint: a diffusers folder."""
-    output_dir: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """Bundle folder to write."""
     precision: Precision = "fp16"
     """fp8 needs sm_89 or later: not an Orin."""
     calibration: Path | None = None
@@ -79,26 +72,8 @@ class TensorrtConfig:
     """Largest batch of an engine; guidance asks for 2."""
     fixed: bool = False
     """Engines for that batch alone."""
-    components: tuple[ComponentName, ...] = ("text_encoder", "unet", "vae_decoder")
-    """Components to convert; a bundle without all three makes no pictures."""
     build: bool = False
     """Then build its engines, on this machine and for it; kdc-edge build has the settings."""
-    sampler: Literal["euler", "ddim", "dpmpp_2m", "pndm", "lcm"] | None = None
-    """Sampler the bundle suggests; the checkpoint's own if not given."""
-    steps: int | None = None
-    """Steps the bundle suggests; the checkpoint's own if not given."""
-    guidance: float | None = None
-    """Guidance the bundle suggests; the checkpoint's own if not given."""
-    name: str | None = None
-    """Name of the bundle; the checkpoint folder's if not given."""
-    keep_failed: bool = False
-    """Keep what is below its floor beside the output, as NAME.failed."""
-    allow_drift: bool = False
-    """Write the bundle even so, with what was measured in its report."""
-    force: bool = False
-    """Replace an existing bundle."""
-    dry_run: bool = False
-    """Say what it would take, and stop."""
 
 
 @dataclass(frozen=True)
@@ -137,19 +112,8 @@ def lint(config: LintConfig) -> dict[str, Any]:
 def convert(config: TensorrtConfig) -> dict[str, Any]:
     """Convert a checkpoint to a TensorRT bundle, checked against PyTorch."""
     job = plan(config)
-    require(job.needed, config.output_dir)
-    if config.dry_run:
-        return {"output_dir": str(config.output_dir), "estimate": job.needed.to_json(), "written": False}
-    require_tools(TOOLS, "onnx")
-    if config.build:
-        engines.toolchain()
-        device.device(device.runtime())
-    with replace_dir(config.output_dir, config.force) as folder, keeping(config.keep_failed, folder, config.output_dir):
-        manifest, report = _build(job, folder)
-    size = sum(entry.bytes for entry in manifest.files.values())
-    result = {"output_dir": str(config.output_dir), "id": bundle_id(manifest), "bytes": size, **report}
-    say(result)
-    if config.build:
+    result = carry_out(config, job.needed, TOOLS, "onnx", lambda folder: _build(job, folder))
+    if config.build and not config.dry_run:
         result |= build_bundle(config.output_dir, None, engines.BuildOptions())
     return result
 
@@ -164,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
 def plan(config: TensorrtConfig) -> Job:
     """Raises UsageError for settings that do not go together."""
     checkpoint = Checkpoint.open(config.model)
-    spec = pipeline_spec(checkpoint, steps=config.steps, guidance=config.guidance, sampler=config.sampler)
+    spec = config.spec(checkpoint)
     least = 1 if spec.guidance == 1 else 2
     if config.max_batch < least:
         raise UsageError(f"--max-batch is {config.max_batch}; with guidance {spec.guidance:g} the U-Net takes {least}")
@@ -183,6 +147,9 @@ def plan(config: TensorrtConfig) -> Job:
 
 def _build(job: Job, folder: Path) -> tuple[Manifest, dict[str, Any]]:
     """Fills `folder`: what is copied, what is exported, then what checks it. Raises GateError when all is written."""
+    if job.config.build:
+        engines.toolchain()
+        device.device(device.runtime())
     copy_configs(job.checkpoint, folder, job.config.components)
     copy_tokenizer(job.checkpoint, folder)
     with tempfile.TemporaryDirectory() as calls:
@@ -191,19 +158,9 @@ def _build(job: Job, folder: Path) -> tuple[Manifest, dict[str, Any]]:
         exported = {name: _export(job, name, Calls(Path(calls) / name), folder) for name in job.config.components}
     draft = _manifest(job, exported, seen, folder)
     floors = {name: floor_db(scheme) for name, scheme in job.schemes.items()}
-    found = check(job.checkpoint, Bundle(folder, draft, bundle_id(draft)), "emulated", floors)
-    manifest = seal(folder, draft)
     took = {name: {**asdict(done), "estimated_mib": job.needed.memory_mib[name]} for name, done in exported.items()}
-    told = {
-        "format": 1,
-        "machine": machine.describe(),
-        "parity_by": "emulated: fp32 on a CPU, every 16-bit tensor rounded",
-    }
-    report = {**told, "conversion": took, **found.to_json()}
-    write_json(folder / "report.json", report)
-    replace_file(folder / "README.md", card(manifest, bundle_id(manifest), report).encode())
-    found.gate(job.config.allow_drift)
-    return manifest, report
+    told = {"parity_by": "emulated: fp32 on a CPU, every 16-bit tensor rounded", "conversion": took}
+    return finish(job.config, job.checkpoint, folder, draft, "emulated", floors, lambda _: told, memory=False)
 
 
 def _export(job: Job, name: str, calls: Calls, folder: Path) -> TypedExport:
@@ -235,7 +192,7 @@ def _manifest(job: Job, exported: Mapping[str, TypedExport], seen: dict[str, Any
         )
     return Manifest(
         format=FORMAT,
-        name=config.model.resolve().name if config.name is None else config.name,
+        name=config.bundle_name,
         version="1",
         runtime="tensorrt",
         target="cuda",

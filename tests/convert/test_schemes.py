@@ -18,7 +18,9 @@ from convert.rounding import Grid, gptq, nearest
 from convert.schemes import PRECISIONS, Dynamic, Mixed, Scheme, Static, Weights, excluded, floor_db, session
 from convert.weights import Half, hessians, plan, weighted
 from kdc_edge.checkpoint import Checkpoint
-from kdc_edge.spec import pipeline_spec
+from kdc_edge.ports import zeros
+from kdc_edge.spec import component_ports, pipeline_spec
+from kdc_edge.torch_ref import macs
 from kdc_edge.torch_ref.networks import load_network
 from kdc_edge.torch_ref.runtime import open_runtime
 
@@ -48,6 +50,10 @@ def test_a_scheme_is_small_and_near_pytorch(
 ):
     seen = Calls(calls / component)
     done = export.export_component(tiny_checkpoint, component, tmp_path, scheme, seen, fused=True)
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    ports = component_ports(checkpoint, pipeline_spec(checkpoint))[component]
+    zero = {key: torch.from_numpy(x) for key, x in zeros(ports.inputs, {"batch": 1}).items()}
+    assert done.counters.macs == pytest.approx(macs.count(load_network(checkpoint, component), zero).macs, rel=1e-3)
     weights = onnx.load(tmp_path / export.MODEL).graph.initializer
     assert sum(len(w.raw_data) for w in weights) <= SCHEMES[scheme] * done.parameters + CONSTANTS
     options = onnxruntime.SessionOptions()
@@ -55,7 +61,7 @@ def test_a_scheme_is_small_and_near_pytorch(
         options.add_session_config_entry(key, value)
     found = onnxruntime.InferenceSession(tmp_path / export.MODEL, options)
     names = [output.name for output in found.get_outputs()]
-    reference = open_runtime(Checkpoint.open(tiny_checkpoint), component)
+    reference = open_runtime(checkpoint, component)
     for feed in Calls(calls / component):
         outputs = dict(zip(names, found.run(None, feed), strict=True))
         assert all(snr_db(ref, outputs[name]) >= floor_db(scheme) for name, ref in reference(**feed).items())
