@@ -96,7 +96,6 @@ class Sensitivity:
         layers = {n: m for n, m in weighted(network).items() if operator(m) != "Gather"}
         self.layers = {n: m for n, m in layers.items() if not excluded(n, operator(m), leave)}
         self.ranges = _ranges(network, self.layers, feeds, arithmetic)
-        self.arithmetic = arithmetic
         self.reference = [run(network, probe) for probe in probes]
         self.stored = {} if stored is None else stored
 
