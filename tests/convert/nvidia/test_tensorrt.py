@@ -80,11 +80,11 @@ def test_what_is_refused_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("scheme", [Typed(), Typed(weights="int8", products=True, spare=False)], ids=["fp16", "int8"])
 def test_a_newer_student_has_the_same_graph(
-    scheme: Typed, tiny_checkpoint: Path, calls: Path, tmp_path: Path, monkeypatch
+    tiny_checkpoint: Path, calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """So an engine of one takes the weights of the other: a decoder, before and after its weights moved."""
+    """So an engine of one takes the weights of the other: a decoder in int8, before and after its weights moved."""
+    scheme = Typed(weights="int8", products=True, spare=False)
     found, arrays = [], []
     for version in ("before", "after"):
         if version == "after":
@@ -106,6 +106,13 @@ def _moved(checkpoint: Checkpoint, component: str) -> torch.nn.Module:
     for parameter in network.parameters():
         parameter.data *= 1 + 0.05 * torch.randn_like(parameter)
     return network
+
+
+def test_like_takes_over_what_an_earlier_bundle_left_wide(tiny_trt_bundle: Path, tiny_checkpoint: Path, tmp_path: Path):
+    job = tensorrt.plan(tensorrt.TensorrtConfig(tiny_checkpoint, tmp_path, like=tiny_trt_bundle))
+    islands = Bundle.open(tiny_trt_bundle).report["conversion"]["unet"]["islands"]
+    assert job.kept["unet"]["islands"] == islands != {}
+    assert not any(scheme.spare for scheme in job.schemes.values())
 
 
 def test_fp8_weights_are_rounded_relatively():
