@@ -39,7 +39,7 @@ from kdc_edge.runtimes.apple import RESOURCES
 from kdc_edge.spec import component_ports, pipeline_spec
 
 TOOLS = ("torch", "diffusers", "transformers", "coremltools", "numpy")
-ComponentName = Literal["text_encoder", "unet", "vae_decoder"]
+ComponentName = Literal["text_encoder", "unet", "vae_decoder", "vae_encoder"]
 HOW = {"mil": "executed op by op, not by Core ML", "coreml": "Core ML"}
 
 
@@ -76,7 +76,7 @@ class CoremlConfig:
     resolutions: tuple[str, ...] = ()
     """Further sizes of pictures, HEIGHTxWIDTH, as functions of the same packages; from ios18 on."""
     components: tuple[ComponentName, ...] = ("text_encoder", "unet", "vae_decoder")
-    """Components to convert; a bundle without all three makes no pictures."""
+    """Components to convert; a bundle without these three makes no pictures, vae_encoder is for starting from one."""
     sampler: Literal["euler", "ddim", "dpmpp_2m", "pndm", "lcm"] | None = None
     """Sampler the bundle suggests; the checkpoint's own if not given."""
     steps: int | None = None

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 SPACE = uuid.UUID("b7a9f1a2-6f0e-5d57-9f43-3f3f0a7b3c11")  # names of a package's items become its identifiers
 PROGRAM = "Data/com.apple.CoreML/model.mlmodel"
-SIZED = ("unet", "vae_decoder")
+SIZED = ("unet", "vae_decoder", "vae_encoder")
 WAVES = ("sin", "cos")
 PROBES = 4  # calls that a tensor's sensitivity is measured on
 

@@ -67,18 +67,34 @@ def test_packages_answer_as_pytorch_does(component: str, packages: Path, tiny_ch
     assert nearness(component, packages, tiny_checkpoint) > 50
 
 
-def nearness(component: str, folder: Path, path: Path) -> float:
-    """Least SNR of a component's outputs, three rows asked of a package of one, dB."""
+@pytest.mark.parametrize("component", ["vae_decoder", "vae_encoder"])
+def test_both_halves_of_a_kl_autoencoder_in_two_sizes(component: str, tiny_sd_checkpoint: Path, tmp_path: Path):
+    """Two functions of one package, weights stored once."""
+    settings = replace(SETTINGS, target="ios18", resolutions=((8, 16),))
+    done = package_component(tiny_sd_checkpoint, component, tmp_path, settings, PRECISIONS["fp16"][component])
+    assert nearness(component, tmp_path, tiny_sd_checkpoint) > 50
+    wide = {"height": 8, "width": 16, "image_height": 16, "image_width": 32}
+    assert nearness(component, tmp_path, tiny_sd_checkpoint, "h8w16", wide) > 50
+    weights = tmp_path / f"{PACKAGES[component].title}.mlpackage/Data/com.apple.CoreML/weights/weight.bin"
+    assert weights.stat().st_size < 2 * 2 * done.parameters
+
+
+def nearness(
+    component: str, folder: Path, path: Path, function: str | None = None, sizes: dict[str, int] | None = None
+) -> float:
+    """Least SNR of a component's outputs, three rows asked of a package of one, dB; at its own size, or of `sizes`."""
     checkpoint = Checkpoint.open(path)
-    ports = component_ports(checkpoint, pipeline_spec(checkpoint))[component]
+    spec = pipeline_spec(checkpoint)
+    ports = component_ports(checkpoint, spec, any_size=True)[component].bind(spec.sizes if sizes is None else sizes)
     random, inputs = np.random.RandomState(3), {}
     for port in ports.inputs:
         shape = tuple(3 if axis == "batch" else axis for axis in port.shape)
         drawn = random.randint(0, 200, shape) if port.dtype == "int64" else random.standard_normal(shape)
         inputs[port.name] = np.asarray(drawn, port.dtype)
-    program = Program.open(folder / f"{PACKAGES[component].title}.mlpackage")
+    program = Program.open(folder / f"{PACKAGES[component].title}.mlpackage", function)
     found = call(component, ports, 1, lambda arrays: program(exact=True, **arrays), inputs)
-    return min(snr_db(wanted, found[name]) for name, wanted in open_runtime(checkpoint, component)(**inputs).items())
+    reference = open_runtime(checkpoint, component, any_size=True)
+    return min(snr_db(wanted, found[name]) for name, wanted in reference(**inputs).items())
 
 
 def test_einsum_attention_is_attention(tiny_sd_checkpoint: Path):
