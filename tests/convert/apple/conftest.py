@@ -13,9 +13,16 @@ pytest.importorskip("coremltools", reason="coremltools is not installed; pip ins
 
 from convert import checks, coreml
 from convert.apple.package import convert, mil_name
+from kdc_edge import machine
 from kdc_edge.runtimes.apple import PACKAGES, RESOURCES
 from kdc_edge.torch_ref.quiet import silent
 from tests.convert.apple.toy import ABOUT, PORTS, SETTINGS, Wrapped
+
+
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small palettes are found before a process has started; test_palettes asks for two."""
+    monkeypatch.setattr(machine, "cores", lambda: 1)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import torch
 
 from convert.apple import networks
 from convert.apple.attention import SplitEinsum
+from convert.apple.hollow import hollow
 from convert.apple.package import convert, package_component, swift_ports, tidy
 from convert.apple.schemes import PRECISIONS
 from convert.parity import snr_db
@@ -24,6 +25,8 @@ from kdc_edge.torch_ref.runtime import open_runtime
 from tests.convert.apple.toy import ABOUT, PORTS, SETTINGS, Wrapped
 
 FLOAT32 = 65568  # FeatureTypes.proto, ArrayDataType
+# what fails inside coremltools leaves a folder to the collector
+leaves_a_folder = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.mark.parametrize("component", PACKAGES)
@@ -139,14 +142,35 @@ def test_an_update_is_a_weight_file_and_not_a_program(tmp_path: Path):
     ]
 
 
+def test_a_hollow_network_is_the_same_package(tmp_path: Path):
+    """Byte for byte, but for weights that fp16 holds and fp32 islands that it does not."""
+    network, made = other_weights(1), []
+    for weights in (None, hollow(plain := other_weights(1))):
+        with silent():
+            traced = networks.trace(network if weights is None else plain, networks.example(PORTS))
+            convert(traced, PORTS, SETTINGS, weights).save(str(tmp_path / "toy.mlpackage"))
+        tidy(tmp_path / "toy.mlpackage")
+        files = [path for path in (tmp_path / "toy.mlpackage").rglob("*") if path.is_file()]
+        made.append({path.name: path.read_bytes() for path in files})
+    assert plain.model.conv.weight.untyped_storage().nbytes() == 4
+    assert made[0] == made[1]
+
+
+@leaves_a_folder
+def test_a_weight_that_is_not_in_the_program_is_a_gate_error():
+    network = other_weights(1)
+    network.unread = torch.nn.Linear(64, 64)
+    weights = hollow(network)
+    with pytest.raises(GateError, match=r"1 weights are not in the program, the first is unread\.weight"), silent():
+        convert(networks.trace(network, networks.example(PORTS)), PORTS, SETTINGS, weights)
+
+
 class Exotic(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.linalg.cholesky(x)
 
 
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # coremltools leaves a folder to the collector
+@leaves_a_folder
 def test_an_operator_that_coremltools_does_not_know_is_a_gate_error():
     traced = networks.trace(Exotic(), [torch.eye(3)])
     ports = replace(PORTS, inputs=(replace(PORTS.inputs[0], shape=(3, 3)),))
