@@ -16,6 +16,7 @@ import numpy as np
 from kdc_edge import schema
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.errors import UsageError
+from kdc_edge.images import to_sample
 from kdc_edge.manifest import PipelineSpec
 from kdc_edge.pipeline import COMPONENTS, Pipeline
 from kdc_edge.runtimes import Runtime
@@ -114,8 +115,16 @@ def record(checkpoint: Path, spec: PipelineSpec, prompts: list[str], folder: Pat
             unet.keep = 0 in kept
             for frame in pipe.stream(prompt, seed=SEED + number):
                 unet.keep = frame.index + 1 in kept
-            frame.image()
+            _save_picture(np.asarray(frame.image()), folder / "vae_encoder", number)
     return {"prompts": len(prompts), "calls": savers["unet"].saved, "sha256": digest(spec, prompts)}
+
+
+def _save_picture(pixels: np.ndarray, folder: Path, number: int) -> None:
+    """What the autoencoder's other half could be asked."""
+    from safetensors.numpy import save_file
+
+    folder.mkdir(exist_ok=True)
+    save_file({"sample": np.ascontiguousarray(to_sample(pixels[None]))}, folder / f"{number:06}.safetensors")
 
 
 def places(number: int, steps: int) -> set[int]:

@@ -34,6 +34,7 @@ from kdc_edge.runtimes.apple import RESOURCES
 from kdc_edge.spec import component_ports
 
 TOOLS = ("torch", "diffusers", "transformers", "coremltools", "numpy")
+ComponentName = Literal["text_encoder", "unet", "vae_decoder", "vae_encoder"]
 HOW = {"mil": "executed op by op, not by Core ML", "coreml": "Core ML"}
 
 
@@ -65,6 +66,8 @@ class CoremlConfig(ConvertConfig):
     """The U-Net in two packages of about equal weight, for devices that cannot hold it in one."""
     resolutions: tuple[str, ...] = ()
     """Further sizes of pictures, HEIGHTxWIDTH, as functions of the same packages; from ios18 on."""
+    components: tuple[ComponentName, ...] = ("text_encoder", "unet", "vae_decoder")
+    """Components to convert; a bundle without these three makes no pictures, vae_encoder is for starting from one."""
     author: str = "kdc-edge"
     """Shown by Xcode."""
     licence: str = "that of the checkpoint"

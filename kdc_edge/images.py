@@ -21,6 +21,11 @@ def to_image(sample: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels.transpose(1, 2, 0))
 
 
+def to_sample(pixels: np.ndarray) -> np.ndarray:
+    """uint8 pixels (..., H, W, 3) as an encoder takes them: (..., 3, H, W) float32 in [-1, 1]."""
+    return np.moveaxis(pixels.astype(np.float32) / 127.5 - 1, -1, -3)
+
+
 def luma_std(image: Image.Image) -> float:
     """Standard deviation of the luma, 0 to 1."""
     return float(np.asarray(image.convert("L"), dtype=np.float64).std() / 255)

@@ -37,6 +37,7 @@ class Ports:
 
 
 LATENT = ("batch", "channels", "height", "width")
+PICTURE = ("batch", "colours", "image_height", "image_width")
 TEXT = ("batch", "tokens", "text_width")
 
 # timestep is float32: sigmas between two training steps have fractional ones
@@ -55,7 +56,12 @@ COMPONENTS: dict[str, Ports] = {
     ),
     "vae_decoder": Ports(
         (Port("latent_sample", "float32", LATENT),),
-        (Port("sample", "float32", ("batch", "colours", "image_height", "image_width")),),
+        (Port("sample", "float32", PICTURE),),
+    ),
+    # mean and log variance where the autoencoder has them, before scaling
+    "vae_encoder": Ports(
+        (Port("sample", "float32", PICTURE),),
+        (Port("latent_parameters", "float32", ("batch", "moments", "height", "width")),),
     ),
 }
 

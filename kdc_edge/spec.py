@@ -13,7 +13,7 @@ from kdc_edge.manifest import PipelineSpec
 from kdc_edge.ports import COMPONENTS, Ports
 
 # component → its folder in a checkpoint
-FOLDERS = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae"}
+FOLDERS = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae", "vae_encoder": "vae"}
 
 # diffusers' scheduler class → our sampler and what the class assumes where its config is silent
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -92,7 +92,10 @@ def component_ports(checkpoint: Checkpoint, spec: PipelineSpec, any_size: bool =
 def axis_sizes(checkpoint: Checkpoint, spec: PipelineSpec) -> dict[str, int]:
     """Sizes by axis name, of all axes but the batch."""
     width = checkpoint.config("text_encoder")["hidden_size"]
-    return {"tokens": spec.tokens, "text_width": width, "colours": 3, "channels": spec.latent[0], **spec.sizes}
+    channels = spec.latent[0]
+    moments = (2 if checkpoint.config("vae").get("_class_name") == "AutoencoderKL" else 1) * channels
+    fixed = {"tokens": spec.tokens, "text_width": width, "colours": 3, "channels": channels, "moments": moments}
+    return {**fixed, **spec.sizes}
 
 
 def _latent(checkpoint: Checkpoint, unet: dict[str, Any], vae: dict[str, Any]) -> list[int]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from convert.apple.attention import SplitEinsum
 from kdc_edge.errors import GateError
 from kdc_edge.ports import Ports
+from kdc_edge.torch_ref.networks import VaeEncoder
 
 
 class TextEncoder(nn.Module):
@@ -48,7 +49,7 @@ class VaeDecoder(nn.Module):
         return self.model.decode(z, return_dict=False)[0]
 
 
-WRAPPERS = {"text_encoder": TextEncoder, "unet": UNet, "vae_decoder": VaeDecoder}
+WRAPPERS = {"text_encoder": TextEncoder, "unet": UNet, "vae_decoder": VaeDecoder, "vae_encoder": VaeEncoder}
 
 
 def wrap(model: nn.Module, component: str, attention: str = "original") -> nn.Module:

@@ -32,12 +32,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from convert.apple.compression import Compressed
+    from convert.apple.hollow import Weights
     from convert.apple.mixed import Sensitivity
     from convert.apple.ranges import Overflow
 
 SPACE = uuid.UUID("b7a9f1a2-6f0e-5d57-9f43-3f3f0a7b3c11")  # names of a package's items become its identifiers
 PROGRAM = "Data/com.apple.CoreML/model.mlmodel"
-SIZED = ("unet", "vae_decoder")
+SIZED = ("unet", "vae_decoder", "vae_encoder")
 WAVES = ("sin", "cos")
 PROBES = 4  # calls that a tensor's sensitivity is measured on
 
@@ -179,20 +180,22 @@ def _programs(
     workspace: Path,
 ) -> "tuple[dict[str, Any], Overflow | None]":
     """A program for each size of latents, the checkpoint's own first; what was met that fp16 cannot hold is in none."""
+    from convert.apple.hollow import hollow
     from convert.apple.networks import example, trace
 
+    weights = hollow(network) if settings.half else None
     models: dict[str, Any] = {}
     probe: Overflow | None = None
     for size in (None, *(settings.resolutions if component in SIZED else ())):
         own = swift_ports(checkpoint, component, settings.batch)
         ports = own if size is None else _resized(checkpoint, component, settings.batch, size)
         traced = trace(network, example(ports))
-        model = convert(traced, ports, settings)
+        model = convert(traced, ports, settings, weights)
         if size is None and settings.half and calls is not None:
             probe = _probed(model, checkpoint, component, settings, calls, workspace)
             if probe.operators:
                 settings = replace(settings, islands=probe.operators)
-                model = convert(traced, ports, settings)
+                model = convert(traced, ports, settings, weights)
         models[DEFAULT if size is None else function_name(*size)] = model
     return models, probe
 
@@ -240,11 +243,19 @@ def swift_ports(checkpoint: Checkpoint, component: str, batch: int) -> Ports:
     return PACKAGES[component].ports.bind({**sizes, "batch": batch})
 
 
-def convert(traced: Any, ports: Ports, settings: Settings) -> Any:
-    """A Core ML program in memory. Raises GateError for an operator that coremltools does not know."""
+def convert(traced: Any, ports: Ports, settings: Settings, weights: "Weights | None" = None) -> Any:
+    """A Core ML program in memory, of a network that is hollow where there are `weights`.
+
+    Raises GateError for an operator that coremltools does not know.
+    """
     import coremltools as ct
     import numpy as np
 
+    pipeline = ct.PassPipeline.DEFAULT
+    if weights is not None:
+        from convert.apple.hollow import filling
+
+        pipeline = filling(pipeline, weights)
     selector = _selector(settings.islands)
     precision = ct.transform.FP16ComputePrecision(selector) if settings.half else ct.precision.FLOAT32
     try:
@@ -256,6 +267,7 @@ def convert(traced: Any, ports: Ports, settings: Settings) -> Any:
             outputs=[ct.TensorType(port.name, dtype=np.float32) for port in ports.outputs],
             minimum_deployment_target=getattr(ct.target, TARGETS[settings.target].coremltools),
             compute_precision=precision,
+            pass_pipeline=pipeline,
         )
     except (NotImplementedError, RuntimeError, ValueError) as error:
         message = str(error).strip().splitlines()[0]

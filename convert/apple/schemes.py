@@ -1,6 +1,6 @@
 """How a package stores its weights: one small config per scheme, chosen by name, else by operator, else the default.
 
-| precision | text encoder | U-Net | decoder |
+| precision | text encoder | U-Net | decoder, encoder |
 |---|---|---|---|
 | fp32 | fp32 | fp32 | fp32 |
 | fp16 | fp16 | fp16 | fp16 |
@@ -15,7 +15,7 @@ A plan is JSON: {"unet": {"default": {"palette": 6}, "names": {"conv_in*": null}
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
@@ -99,6 +99,7 @@ class Plans:
     text_encoder: Plan = Plan()
     unet: Plan = Plan()
     vae_decoder: Plan = Plan()
+    vae_encoder: Plan = Plan()
 
 
 Precision = Literal[
@@ -109,7 +110,7 @@ EMBEDDINGS: dict[str, Palette | Linear | Sparse | None] = {"gather": None}
 
 def _all(default: Scheme, sides: Scheme) -> dict[str, Plan]:
     """`default` for the U-Net, `sides` for what stands beside it."""
-    chosen = {"text_encoder": sides, "unet": default, "vae_decoder": sides}
+    chosen = {"text_encoder": sides, "unet": default, "vae_decoder": sides, "vae_encoder": sides}
     return {name: Plan(scheme, EMBEDDINGS) for name, scheme in chosen.items()}
 
 
@@ -143,7 +144,7 @@ def read_plans(path: Path) -> dict[str, Plan]:
         plans = schema.parse(Plans, read_json(path), f"--plan {path}")
     except BundleError as error:
         raise UsageError(str(error)) from None
-    return {name: getattr(plans, name) for name in ("text_encoder", "unet", "vae_decoder")}
+    return {part.name: getattr(plans, part.name) for part in fields(plans)}
 
 
 def require(plans: Mapping[str, Plan], target: TargetName) -> None:

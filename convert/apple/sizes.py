@@ -13,7 +13,8 @@ from kdc_edge.checkpoint import Checkpoint, read_header, weight_files
 from kdc_edge.spec import FOLDERS
 
 BASE_MIB, FACTOR = 640, 1.95
-ENCODER = ("encoder.", "quant_conv.")  # an autoencoder's other half
+ENCODER, DECODER = ("encoder.", "quant_conv."), ("decoder.", "post_quant_conv.")
+OTHER = {"vae_decoder": ENCODER, "vae_encoder": DECODER}  # half of an autoencoder
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def tensors(checkpoint: Checkpoint, component: str) -> Iterator[Tensor]:
     """The weights that the component's program has."""
     for path in weight_files(checkpoint.path / FOLDERS[component]):
         for name, entry in read_header(path).items():
-            if component == "vae_decoder" and name.startswith(ENCODER):
+            if name.startswith(OTHER.get(component, ())):
                 continue
             if entry["dtype"].startswith(("F", "BF")):
                 yield Tensor(name, tuple(entry["shape"]))

@@ -1,8 +1,8 @@
 """What Apple's Swift package `StableDiffusion` reads: a package for each component, names and axes of its arrays; and the
 way from this project's ports to them and back.
 
-Source: github.com/apple/ml-stable-diffusion, swift/StableDiffusion/pipeline: ResourceURLs, TextEncoder, Unet, Decoder.
-Arrays are float32; those of a batch of 1 or 2 have it as a fixed axis.
+Source: github.com/apple/ml-stable-diffusion, swift/StableDiffusion/pipeline: ResourceURLs, TextEncoder, Unet, Decoder,
+Encoder. Arrays are float32; those of a batch of 1 or 2 have it as a fixed axis.
 """
 
 # B rows of a call, T text tokens, D text width
@@ -75,6 +75,16 @@ PACKAGES: dict[str, Package] = {
         ),
         {"z": "Latents, divided by the scaling factor", "image": "Picture, from -1 to 1"},
     ),
+    "vae_encoder": Package(
+        "VAEEncoder",
+        (),
+        "Picture to latents.",
+        Ports(
+            (Port("x", "float32", (1, "colours", "image_height", "image_width")),),
+            (Port("latent", "float32", (1, "moments", "height", "width")),),
+        ),
+        {"x": "Picture, from -1 to 1", "latent": "Mean and log variance of the latents, before the scaling factor"},
+    ),
 }  # fmt: skip
 
 
@@ -122,10 +132,15 @@ def _vae_decoder(inputs: Mapping[str, np.ndarray]) -> Arrays:
     return {"z": inputs["latent_sample"]}
 
 
+def _vae_encoder(inputs: Mapping[str, np.ndarray]) -> Arrays:
+    return {"x": inputs["sample"]}
+
+
 _TO: dict[str, Callable[[Mapping[str, np.ndarray]], Arrays]] = {
     "text_encoder": _text_encoder,
     "unet": _unet,
     "vae_decoder": _vae_decoder,
+    "vae_encoder": _vae_encoder,
 }
 
 
@@ -142,4 +157,5 @@ _BACK: dict[str, Callable[[Mapping[str, np.ndarray]], Arrays]] = {
         "encoder_hidden_states": arrays["encoder_hidden_states"][:, :, 0].transpose(0, 2, 1),
     },
     "vae_decoder": lambda arrays: {"latent_sample": arrays["z"]},
+    "vae_encoder": lambda arrays: {"sample": arrays["x"]},
 }

@@ -70,10 +70,29 @@ class VaeDecoder(nn.Module):
         return self.model.decode(latent_sample, return_dict=False)[0]
 
 
+class VaeEncoder(nn.Module):
+    """sample (B, 3, fH, fW) in [-1, 1] → latent_parameters (B, 2C, H, W), mean and log variance; a tiny one's (B, C, H, W).
+
+    Takes the decoder out of `model`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        for part in ("decoder", "post_quant_conv"):
+            setattr(model, part, None)
+
+    def forward(self, sample: Tensor) -> Tensor:
+        out: Tensor = self.model.encoder(sample)
+        last = getattr(self.model, "quant_conv", None)
+        return out if last is None else last(out)
+
+
 NETWORKS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "text_encoder": TextEncoder,
     "unet": UNet,
     "vae_decoder": VaeDecoder,
+    "vae_encoder": VaeEncoder,
 }
 
 

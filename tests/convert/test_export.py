@@ -17,8 +17,7 @@ from convert.schemes import Dynamic, Scheme, Weights
 from kdc_edge.bundle import Bundle
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.errors import UsageError
-from kdc_edge.pipeline import Pipeline
-from kdc_edge.ports import COMPONENTS
+from kdc_edge.pipeline import COMPONENTS, Pipeline
 from kdc_edge.torch_ref.runtime import open_runtime
 
 

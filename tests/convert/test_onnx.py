@@ -16,7 +16,8 @@ from convert import golden
 from convert.parity import snr_db
 from kdc_edge import Bundle, Checkpoint, Pipeline
 from kdc_edge.noise import gaussian
-from kdc_edge.ports import COMPONENTS, zeros
+from kdc_edge.pipeline import COMPONENTS
+from kdc_edge.ports import zeros
 from kdc_edge.spec import FOLDERS
 from kdc_edge.tokenizer import Tokenizer
 from kdc_edge.torch_ref import macs

@@ -11,6 +11,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from kdc_edge.bundle import seal
 from kdc_edge.manifest import Betas, Component, Manifest, PipelineSpec, Provenance, Requires
+from kdc_edge.pipeline import COMPONENTS as PICTURE
 from kdc_edge.ports import COMPONENTS, Port
 
 CHANNELS, GRID, TOKENS, WIDTH = 4, 8, 77, 8
@@ -50,6 +51,7 @@ SIZES = {
     "height": GRID,
     "width": GRID,
     "colours": 3,
+    "moments": 2 * CHANNELS,
     "image_height": 64,
     "image_width": 64,
 }
@@ -67,8 +69,8 @@ def write_bundle(folder: Path, spec: PipelineSpec = SPEC) -> Path:
 
 def manifest(spec: PipelineSpec = SPEC) -> Manifest:
     components = {}
-    for name, ports in COMPONENTS.items():
-        bound = ports.bind(SIZES)
+    for name in PICTURE:
+        bound = COMPONENTS[name].bind(SIZES)
         components[name] = Component((f"{name}/model.onnx",), bound.inputs, bound.outputs, parameters=100, macs=None)
     return Manifest(
         format=1,

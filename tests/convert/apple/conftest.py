@@ -13,9 +13,16 @@ pytest.importorskip("coremltools", reason="coremltools is not installed; pip ins
 
 from convert import checks, coreml
 from convert.apple.package import convert, mil_name
-from kdc_edge.runtimes.apple import RESOURCES
+from kdc_edge import machine
+from kdc_edge.runtimes.apple import PACKAGES, RESOURCES
 from kdc_edge.torch_ref.quiet import silent
 from tests.convert.apple.toy import ABOUT, PORTS, SETTINGS, Wrapped
+
+
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small palettes are found before a process has started; test_palettes asks for two."""
+    monkeypatch.setattr(machine, "cores", lambda: 1)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +50,7 @@ def coreml_bundle(shared: Callable[[str, Callable[[Path], object]], Path], tiny_
             for module in (coreml, checks):
                 patch.setattr(module, "in_own_process", lambda _, fn, *args: fn(*args))
             about = {"author": ABOUT.author, "licence": ABOUT.licence, "version": ABOUT.version}
-            coreml.convert(coreml.CoremlConfig(tiny_checkpoint, folder, **about))
+            coreml.convert(coreml.CoremlConfig(tiny_checkpoint, folder, components=tuple(PACKAGES), **about))
 
     return shared("tiny-coreml", make)
 

@@ -59,7 +59,7 @@ def test_a_name_can_be_left_alone(toy, tmp_path: Path):
         _, found = compress(program, Plan(Palette(4), EMBEDDINGS, {"conv*": Linear(8)}), names)
     program._mil_program = kept
     assert found.tensors["int8"] == 1
-    assert found.numbers["int8"] == 64 * 64 * 9
+    assert found.numbers["int8"] == 32 * 32 * 9
 
 
 def test_a_pattern_that_fits_no_weight_is_a_usage_error(toy):

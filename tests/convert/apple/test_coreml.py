@@ -150,6 +150,7 @@ def test_a_bundle_is_apples_layout_and_a_bundle_like_any_other(coreml_bundle: Pa
 def test_the_report_says_how_it_was_checked_and_what_was_met(coreml_bundle: Path):
     report = Bundle.open(coreml_bundle).report
     assert report["checked"] in coreml.HOW.values()
+    assert report["parity"].keys() == PACKAGES.keys()
     for name, parity in report["parity"].items():
         assert parity["snr_db"] >= parity["floor_db"] == 50
         took = report["conversion"][name]

@@ -10,6 +10,7 @@ import torch
 
 from convert.apple import networks
 from convert.apple.attention import SplitEinsum
+from convert.apple.hollow import hollow
 from convert.apple.package import convert, package_component, swift_ports, tidy
 from convert.apple.schemes import PRECISIONS
 from convert.parity import snr_db
@@ -24,6 +25,8 @@ from kdc_edge.torch_ref.runtime import open_runtime
 from tests.convert.apple.toy import ABOUT, PORTS, SETTINGS, Wrapped
 
 FLOAT32 = 65568  # FeatureTypes.proto, ArrayDataType
+# what fails inside coremltools leaves a folder to the collector
+leaves_a_folder = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.mark.parametrize("component", PACKAGES)
@@ -67,18 +70,34 @@ def test_packages_answer_as_pytorch_does(component: str, packages: Path, tiny_ch
     assert nearness(component, packages, tiny_checkpoint) > 50
 
 
-def nearness(component: str, folder: Path, path: Path) -> float:
-    """Least SNR of a component's outputs, three rows asked of a package of one, dB."""
+@pytest.mark.parametrize("component", ["vae_decoder", "vae_encoder"])
+def test_both_halves_of_a_kl_autoencoder_in_two_sizes(component: str, tiny_sd_checkpoint: Path, tmp_path: Path):
+    """Two functions of one package, weights stored once."""
+    settings = replace(SETTINGS, target="ios18", resolutions=((8, 16),))
+    done = package_component(tiny_sd_checkpoint, component, tmp_path, settings, PRECISIONS["fp16"][component])
+    assert nearness(component, tmp_path, tiny_sd_checkpoint) > 50
+    wide = {"height": 8, "width": 16, "image_height": 16, "image_width": 32}
+    assert nearness(component, tmp_path, tiny_sd_checkpoint, "h8w16", wide) > 50
+    weights = tmp_path / f"{PACKAGES[component].title}.mlpackage/Data/com.apple.CoreML/weights/weight.bin"
+    assert weights.stat().st_size < 2 * 2 * done.parameters
+
+
+def nearness(
+    component: str, folder: Path, path: Path, function: str | None = None, sizes: dict[str, int] | None = None
+) -> float:
+    """Least SNR of a component's outputs, three rows asked of a package of one, dB; at its own size, or of `sizes`."""
     checkpoint = Checkpoint.open(path)
-    ports = component_ports(checkpoint, pipeline_spec(checkpoint))[component]
+    spec = pipeline_spec(checkpoint)
+    ports = component_ports(checkpoint, spec, any_size=True)[component].bind(spec.sizes if sizes is None else sizes)
     random, inputs = np.random.RandomState(3), {}
     for port in ports.inputs:
         shape = tuple(3 if axis == "batch" else axis for axis in port.shape)
         drawn = random.randint(0, 200, shape) if port.dtype == "int64" else random.standard_normal(shape)
         inputs[port.name] = np.asarray(drawn, port.dtype)
-    program = Program.open(folder / f"{PACKAGES[component].title}.mlpackage")
+    program = Program.open(folder / f"{PACKAGES[component].title}.mlpackage", function)
     found = call(component, ports, 1, lambda arrays: program(exact=True, **arrays), inputs)
-    return min(snr_db(wanted, found[name]) for name, wanted in open_runtime(checkpoint, component)(**inputs).items())
+    reference = open_runtime(checkpoint, component, any_size=True)
+    return min(snr_db(wanted, found[name]) for name, wanted in reference(**inputs).items())
 
 
 def test_einsum_attention_is_attention(tiny_sd_checkpoint: Path):
@@ -123,14 +142,35 @@ def test_an_update_is_a_weight_file_and_not_a_program(tmp_path: Path):
     ]
 
 
+def test_a_hollow_network_is_the_same_package(tmp_path: Path):
+    """Byte for byte, but for weights that fp16 holds and fp32 islands that it does not."""
+    network, made = other_weights(1), []
+    for weights in (None, hollow(plain := other_weights(1))):
+        with silent():
+            traced = networks.trace(network if weights is None else plain, networks.example(PORTS))
+            convert(traced, PORTS, SETTINGS, weights).save(str(tmp_path / "toy.mlpackage"))
+        tidy(tmp_path / "toy.mlpackage")
+        files = [path for path in (tmp_path / "toy.mlpackage").rglob("*") if path.is_file()]
+        made.append({path.name: path.read_bytes() for path in files})
+    assert plain.model.conv.weight.untyped_storage().nbytes() == 4
+    assert made[0] == made[1]
+
+
+@leaves_a_folder
+def test_a_weight_that_is_not_in_the_program_is_a_gate_error():
+    network = other_weights(1)
+    network.unread = torch.nn.Linear(64, 64)
+    weights = hollow(network)
+    with pytest.raises(GateError, match=r"1 weights are not in the program, the first is unread\.weight"), silent():
+        convert(networks.trace(network, networks.example(PORTS)), PORTS, SETTINGS, weights)
+
+
 class Exotic(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.linalg.cholesky(x)
 
 
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # coremltools leaves a folder to the collector
+@leaves_a_folder
 def test_an_operator_that_coremltools_does_not_know_is_a_gate_error():
     traced = networks.trace(Exotic(), [torch.eye(3)])
     ports = replace(PORTS, inputs=(replace(PORTS.inputs[0], shape=(3, 3)),))

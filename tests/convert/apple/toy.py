@@ -16,9 +16,9 @@ class Toy(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(5)
-        self.look = nn.Embedding(128, 64)
-        self.conv = nn.Conv2d(64, 64, 3, padding=1)
-        self.lin = nn.Linear(64, 32)
+        self.look = nn.Embedding(128, 32)
+        self.conv = nn.Conv2d(32, 32, 3, padding=1)
+        self.lin = nn.Linear(32, 32)
 
     def forward(self, ids: Tensor) -> Tensor:
         x = self.look(ids.to(torch.int32)).transpose(1, 2).unflatten(2, (8, 8))
