@@ -34,7 +34,7 @@ from convert.schemes import (
     least_runtime,
     session,
 )
-from convert.settings import ConvertConfig, carry_out, finish
+from convert.settings import ComponentName, ConvertConfig, carry_out, finish
 from convert.targets import TARGETS, TargetName
 from kdc_edge import command
 from kdc_edge.checkpoint import Checkpoint
@@ -55,6 +55,8 @@ class OnnxConfig(ConvertConfig):
     """How numbers are stored and, with int8, multiplied."""
     target: TargetName = "cpu"
     """cpu and cuda hold attention as onnxruntime's own operator, mobile and web as standard ones."""
+    components: tuple[ComponentName, ...] = ("text_encoder", "unet", "vae_decoder")
+    """Components to convert; a bundle without all three makes no pictures."""
     any_size: bool = False
     """Leave height and width open: the bundle draws pictures of other sizes, too."""
     calibration: Path | None = None

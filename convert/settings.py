@@ -30,8 +30,6 @@ class ConvertConfig:
     """Checkpoint: a diffusers folder."""
     output_dir: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Bundle folder to write."""
-    components: tuple[ComponentName, ...] = ("text_encoder", "unet", "vae_decoder")
-    """Components to convert; a bundle without all three makes no pictures."""
     sampler: Literal["euler", "ddim", "dpmpp_2m", "pndm", "lcm"] | None = None
     """Sampler the bundle suggests; the checkpoint's own if not given."""
     steps: int | None = None

@@ -25,7 +25,7 @@ from convert.layout import copy_configs, copy_tokenizer
 from convert.nvidia.lint import lint_file
 from convert.provenance import provenance
 from convert.schemes import Typed, described, floor_db
-from convert.settings import ConvertConfig, carry_out, finish
+from convert.settings import ComponentName, ConvertConfig, carry_out, finish
 from convert.typed import TypedExport, export_typed, io
 from kdc_edge import command
 from kdc_edge.bundle import Bundle
@@ -72,6 +72,8 @@ class TensorrtConfig(ConvertConfig):
     """Largest batch of an engine; guidance asks for 2."""
     fixed: bool = False
     """Engines for that batch alone."""
+    components: tuple[ComponentName, ...] = ("text_encoder", "unet", "vae_decoder")
+    """Components to convert; a bundle without all three makes no pictures."""
     build: bool = False
     """Then build its engines, on this machine and for it; kdc-edge build has the settings."""
 
