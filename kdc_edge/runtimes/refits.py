@@ -30,6 +30,8 @@ def refit_engine(path: Path, new: Path) -> dict[str, Any]:
     """Raises UsageError for an engine that was built without --refit, BundleError for a graph that is another."""
     trt, cudart = engines.toolchain(), device.runtime()
     sidecar, bundle = plans.sidecar(path), Bundle.open(new)
+    if "component" not in sidecar:
+        raise BundleError(f"{path}: its sidecar does not say of which component it is; build it again: kdc-edge build")
     component, flags = sidecar["component"], sidecar["identity"]["flags"]
     if not flags.get("refit"):
         raise UsageError(f"{path} was built without --refit, its weights are fixed; kdc-edge build {new} --refit")
@@ -75,7 +77,10 @@ def _described(kind: Mapping[str, Any]) -> str:
 
 def _compare(trt: Any, cudart: Any, engine: bytes, bundle: Bundle, component: str) -> float:
     """Least SNR in dB of the engine to onnxruntime on the same calls. Raises BundleError below the converter's floor."""
-    floor = bundle.report["parity"][component]["floor_db"]
+    held = bundle.report.get("parity", {}).get(component)
+    if held is None:
+        raise BundleError(f"{bundle.path}: its report says nothing of {component}'s parity; convert the model again")
+    floor = held["floor_db"]
     refitted = tensorrt.opened(trt, cudart, engine, bundle, component)
     checked = open_runtime(bundle, component, EXECUTED.get(bundle.manifest.precision, "ort"))
     try:
