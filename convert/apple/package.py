@@ -117,20 +117,25 @@ def package_component(
     calls: Calls | None = None,
 ) -> Packaged:
     """Writes `folder`/TITLE.mlpackage; where something is wanted of the plan, it is measured on `calls`."""
+    import torch
+
     from convert.apple.compression import compress, together
+    from convert.apple.hollow import hollow
     from convert.apple.networks import wrap
     from kdc_edge.torch_ref.networks import load_network
 
     start = time.perf_counter()
     opened = Checkpoint.open(checkpoint)
-    plain = load_network(opened, component)
-    parameters, macs = sum(p.numel() for p in plain.parameters()), _macs(plain, opened, component)
+    plain = load_network(opened, component, torch.float16 if settings.half and wanted is None else torch.float32)
     plan, sensitivity, spared = _measured(plain, settings.target, plan, wanted, calls)
     network = wrap(plain.model, component, settings.attention)
+    weights = hollow(network) if settings.half else None
+    network.float()
+    parameters, macs = sum(p.numel() for p in network.parameters()), _macs(plain, opened, component)
     del plain
     names = {mil_name(name): name for name, _ in network.model.named_parameters()}
     with silent(), tempfile.TemporaryDirectory() as workspace:
-        models, probe = _programs(network, opened, component, settings, calls, Path(workspace))
+        models, probe = _programs(network, weights, opened, component, settings, calls, Path(workspace))
         del network
         parts = _parts(models.pop(DEFAULT), component, settings.chunk, Path(workspace))
         made = {title: compress(part, plan, names) for title, part in parts.items()}
@@ -173,6 +178,7 @@ def _measured(
 
 def _programs(
     network: "nn.Module",
+    weights: "Weights | None",
     checkpoint: Checkpoint,
     component: str,
     settings: Settings,
@@ -180,10 +186,8 @@ def _programs(
     workspace: Path,
 ) -> "tuple[dict[str, Any], Overflow | None]":
     """A program for each size of latents, the checkpoint's own first; what was met that fp16 cannot hold is in none."""
-    from convert.apple.hollow import hollow
     from convert.apple.networks import example, trace
 
-    weights = hollow(network) if settings.half else None
     models: dict[str, Any] = {}
     probe: Overflow | None = None
     for size in (None, *(settings.resolutions if component in SIZED else ())):

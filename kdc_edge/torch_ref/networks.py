@@ -24,10 +24,11 @@ CLASSES = {
     "CLIPTextModel": "transformers",
     "UNet2DConditionModel": "diffusers",
 }
+DTYPE = {"diffusers": "torch_dtype", "transformers": "dtype"}
 # plain attention in the text encoder: its fused one guards against fully masked rows, which cost nodes and never occur
 LIBRARY_OPTIONS: dict[str, dict[str, Any]] = {
-    "diffusers": {"torch_dtype": torch.float32},
-    "transformers": {"dtype": torch.float32, "attn_implementation": "eager"},
+    "diffusers": {},
+    "transformers": {"attn_implementation": "eager"},
 }
 
 
@@ -96,19 +97,20 @@ NETWORKS: dict[str, Callable[[nn.Module], nn.Module]] = {
 }
 
 
-def load_network(checkpoint: Checkpoint, component: str) -> nn.Module:
+def load_network(checkpoint: Checkpoint, component: str, dtype: torch.dtype = torch.float32) -> nn.Module:
     """One of NETWORKS over the checkpoint's weights."""
-    return NETWORKS[component](load_model(checkpoint, FOLDERS[component])).eval()
+    return NETWORKS[component](load_model(checkpoint, FOLDERS[component], dtype)).eval()
 
 
-def load_model(checkpoint: Checkpoint, folder: str) -> nn.Module:
-    """The diffusers or transformers model of `unet`, `vae` or `text_encoder`, fp32, without gradients.
+def load_model(checkpoint: Checkpoint, folder: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The diffusers or transformers model of `unet`, `vae` or `text_encoder`, without gradients.
 
     Raises BundleError for a class outside CLASSES and for weights that are absent, damaged or do not fit the config.
     """
     cls = _model_class(checkpoint, folder)
     where = checkpoint.path / folder
-    options = LIBRARY_OPTIONS[CLASSES[cls.__name__]]
+    library = CLASSES[cls.__name__]
+    options = LIBRARY_OPTIONS[library] | {DTYPE[library]: dtype}
     try:
         with quiet("diffusers", "transformers"):
             model, info = cls.from_pretrained(
