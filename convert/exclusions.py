@@ -10,7 +10,6 @@ while there is time.
 # L layers, P probes
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -112,7 +111,6 @@ class Sensitivity:
             found = [run(self.network, probe) for probe in self.probes]
         return np.array([(y - r).square().sum() / r.square().sum() for y, r in zip(found, self.reference, strict=True)])
 
-    @functools.cached_property
     def alone(self) -> np.ndarray:
         """(L, P) those of every layer by itself."""
         return np.array([self.errors([name]) for name in self.layers])
@@ -123,7 +121,7 @@ def spared(found: Sensitivity, floor: float) -> list[str]:
     names, wanted = list(found.layers), 10 ** (-(floor + MARGIN_DB) / 10)
     if found.errors(names).max() <= wanted:
         return []
-    alone, price = found.alone, found.price()
+    alone, price = found.alone(), found.price()
     allowed, out = wanted, choose(alone, price, wanted)
     while len(out) < len(names) and (together := found.errors(np.delete(names, out)).max()) > wanted:
         allowed *= 0.9 * wanted / together  # together they are more than their sum
@@ -141,7 +139,7 @@ def afforded(found: Sensitivity, call_ms: float, budget_ms: float) -> list[str]:
     least = call_ms - ms[ms > 0].sum()
     if least > budget_ms:
         raise UsageError(f"--budget-ms is {budget_ms:g}; with int8 throughout a call takes about {least:.2f} ms here")
-    out = afford(found.alone, ms, budget_ms - least)
+    out = afford(found.alone(), ms, budget_ms - least)
     return [name for number, name in enumerate(found.layers) if number in out]
 
 

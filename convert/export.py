@@ -8,7 +8,6 @@ and graph names of the exporter are removed: the same weights give the same byte
 
 import hashlib
 import re
-import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,9 +17,8 @@ from typing import TYPE_CHECKING
 
 from convert.calibration import Calls
 from convert.counters import Counters, count_file
-from convert.schemes import Dynamic, Mixed, Scheme, Static, Weights, floor_db, session
+from convert.schemes import Dynamic, Mixed, Scheme, Static, Weights, floor_db
 from kdc_edge.checkpoint import Checkpoint
-from kdc_edge.differences import snr_db
 from kdc_edge.manifest import PipelineSpec
 from kdc_edge.ports import Ports, free_axes, resolve, zeros
 from kdc_edge.process import peak_mib
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     import torch
 
-    from convert.weights import Feed, Plan
+    from convert.weights import Plan
 
 Names = Sequence[str]
 OPSET = 18
@@ -39,9 +37,6 @@ EXTERNAL_BYTES = 1_500_000_000  # a protobuf ends at 2 GB: above this, weights g
 MODEL, EXTERNAL = "model.onnx", "model.onnx.data"
 PREFIX = "model."  # of the wrapped network's parameters
 PROBES = 4  # calls that a layer's sensitivity is measured on
-ASKED = 32  # calls that an int8 file is asked
-ASKED_MARGIN_DB = 1.5  # above the floor: other calls are worse
-ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -70,7 +65,7 @@ def export_component(
 
     `leave` are patterns of layers that are not made small, `fused` is a target's; `any_size` leaves height and width open.
     """
-    from convert.integers import split_shortcuts
+    from convert.integers import quantise, split_shortcuts
     from convert.storing import store
     from kdc_edge.torch_ref.networks import load_network
 
@@ -85,12 +80,11 @@ def export_component(
         split_shortcuts(model.graph)
     if isinstance(scheme, Weights | Mixed):
         store(model, weights, plan)
+    save(model, folder / MODEL)
+    if isinstance(scheme, Static) and scheme.spare:
+        leave = [*leave, *_spared(network, scheme, calls, leave, folder / MODEL)]
     if isinstance(scheme, Static | Dynamic):
-        with tempfile.TemporaryDirectory(dir=folder.parent) as plain:
-            save(model, Path(plain) / MODEL)
-            leave = _quantised(network, scheme, calls, leave, Path(plain) / MODEL, folder / MODEL)
-    else:
-        save(model, folder / MODEL)
+        quantise(folder / MODEL, scheme, calls, leave)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     counters = counted(folder / MODEL, ports, spec)
     return Exported(time.perf_counter() - start, peak_mib(), parameters, counters, tuple(leave))
@@ -119,52 +113,19 @@ def _plan(network: "torch.nn.Module", scheme: Weights | Mixed, calls: Calls | No
     return plan(network, scheme, () if calls is None else calls, leave)
 
 
-def _quantised(
-    network: "torch.nn.Module", scheme: Static | Dynamic, calls: Calls | None, leave: Names, fp32: Path, path: Path
-) -> list[str]:
-    """Writes the int8 file and answers what it left: as much as the file itself, asked more calls, turns out to need."""
+def _spared(network: "torch.nn.Module", scheme: Static, calls: Calls, leave: Names, fp32: Path) -> list[str]:
+    """Patterns: a shortcut's weight is split, and its parts are named after it."""
     from convert.exclusions import Sensitivity, afforded, spared
-    from convert.integers import quantise
     from convert.latency import call_ms
-    from convert.weights import run
 
-    def write(names: Names) -> list[str]:
-        left = [
-            *leave,
-            *(f"{name}*" for name in names),
-        ]  # a shortcut's weight is split, and its parts are named after it
-        quantise(fp32, path, scheme, calls, left)
-        return left
-
-    if isinstance(scheme, Dynamic) or not scheme.spare:
-        return write(())
     count = 2 * PROBES
     feeds = calls.others(count) if len(calls) > 2 * count else calls
     found = Sensitivity(network, feeds, calls.some(count), leave)
-    if scheme.budget_ms is not None:
-        return write(afforded(found, call_ms(fp32, *calls.some(1)), scheme.budget_ms))
-    floor, short, asked = floor_db(scheme), 0.0, calls.some(ASKED)
-    answers = [run(network, feed) for feed in asked]
-    for _ in range(ROUNDS):
-        left = write(spared(found, floor + short))
-        missing = floor + ASKED_MARGIN_DB - _worst_db(path, scheme, asked, answers)
-        if missing <= 0:
-            break
-        short += missing
-    return left
-
-
-def _worst_db(path: Path, scheme: Scheme, feeds: Sequence["Feed"], answers: Sequence["torch.Tensor"]) -> float:
-    """Of a file's answers against the network's."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    for key, value in session(scheme).items():
-        options.add_session_config_entry(key, value)
-    opened = onnxruntime.InferenceSession(path, options)
-    found = (opened.run(None, feed)[0] for feed in feeds)
-    return min(snr_db(answer.numpy(), x) for answer, x in zip(answers, found, strict=True))
+    if scheme.budget_ms is None:
+        names = spared(found, floor_db(scheme))
+    else:
+        names = afforded(found, call_ms(fp32, *calls.some(1)), scheme.budget_ms)
+    return [f"{name}*" for name in names]
 
 
 def _tensors(ports: Ports, sizes: Mapping[str, int]) -> dict[str, "torch.Tensor"]:

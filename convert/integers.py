@@ -27,25 +27,26 @@ AT_ONCE = 8  # calls whose activations calibration holds in memory
 OPERATORS = ["Conv", "MatMul", "Gemm"]
 
 
-def quantise(fp32: Path, path: Path, scheme: Static | Dynamic, calls: Calls | None, leave: Sequence[str]) -> None:
-    """An int8 file of the `fp32` one; `leave` are patterns of weights or operators that stay fp32."""
+def quantise(path: Path, scheme: Static | Dynamic, calls: Calls | None, leave: Sequence[str]) -> None:
+    """The fp32 model at `path` becomes an int8 one; `leave` are patterns of weights or operators that stay fp32."""
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
 
-    graph = onnx.load(fp32, load_external_data=False).graph
+    graph = onnx.load(path, load_external_data=False).graph
     kept = [node.name for node in graph.node if _left(node, leave)]
     with replacing(path) as target, _quiet():
         if isinstance(scheme, Dynamic):
             quantize_dynamic(
-                fp32, target, ["MatMul", "Gather"], weight_type=QuantType.QInt8, per_channel=True, reduce_range=True,
+                path, target, ["MatMul", "Gather"], weight_type=QuantType.QInt8, per_channel=True, reduce_range=True,
                 nodes_to_exclude=kept, extra_options={"MatMulConstBOnly": True},
             )  # fmt: skip
         else:
             quantize_static(
-                fp32, target, _reader(calls), QuantFormat.QDQ, OPERATORS, per_channel=True, reduce_range=True,
+                path, target, _reader(calls), QuantFormat.QDQ, OPERATORS, per_channel=True, reduce_range=True,
                 activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=kept,
                 extra_options={"CalibMaxIntermediateOutputs": AT_ONCE, "MatMulConstBOnly": True},
             )  # fmt: skip
+    path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # a quarter of it is in the model now
 
 
 def split_shortcuts(graph: "ir.Graph") -> None:

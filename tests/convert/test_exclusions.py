@@ -5,10 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from convert import export
 from convert.calibration import Calls
 from convert.exclusions import E4M3, STORED, UNSIGNED, Range, Sensitivity, afford, afforded, choose, spared
-from convert.schemes import Static
 from convert.weights import run
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.errors import UsageError
@@ -88,14 +86,3 @@ def test_within_a_budget_of_time(tiny_checkpoint, calls):
         UsageError, match=r"--budget-ms is 1; with int8 throughout a call takes about \d+\.\d\d ms here"
     ):
         afforded(found, call_ms=100, budget_ms=1)
-
-
-def test_what_the_written_file_lacks_is_bought_back(tiny_checkpoint, calls, tmp_path, monkeypatch):
-    """With a margin that int8 cannot keep, the rounds leave more and more in fp32."""
-    left = []
-    for margin in (0.0, 40.0):
-        monkeypatch.setattr(export, "ASKED_MARGIN_DB", margin)
-        (folder := tmp_path / f"{margin:g}" / "unet").mkdir(parents=True)
-        left.append(set(export.export_component(tiny_checkpoint, "unet", folder, Static(), Calls(calls / "unet")).left))
-        assert [path.name for path in folder.parent.iterdir()] == ["unet"]
-    assert left[0] < left[1]
