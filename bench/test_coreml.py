@@ -1,18 +1,26 @@
-"""k-means palettes against coremltools' single worker, in the same run, on tensors of a 482M student's sizes.
+"""Core ML packages at full size: k-means palettes against coremltools' single worker in the same run, and the memory it takes.
 
 pytest bench/test_coreml.py -m slow -s
 """
 
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from bench.test_full_size import save
+from convert.apple.package import About, Settings, package_component
 from convert.apple.palettes import Histogram, Job, fit_all, squared_error
+from convert.apple.schemes import PRECISIONS
+from kdc_edge.process import in_own_process
+from tests.train.test_student import SD1
 
 SIZES = (640 * 640 * 9, 320 * 320 * 9, 1280 * 1280, 640 * 2560, 1280 * 640, 320 * 768, 640 * 640, 320 * 320)
 BITS = 6
 FASTER = 1.6
+GB = 1e9 / 2**20  # in MiB
 
 
 def _ours(weights: list[np.ndarray]) -> float:
@@ -47,3 +55,15 @@ def test_palettes_are_found_faster_than_by_one_worker_and_are_no_worse() -> None
     print(f"{sum(SIZES) / 1e6:.1f}M weights, {BITS} bits: {middle - start:.1f} s, coremltools {ratio:.2f} times that")
     assert ours <= theirs * (1 + 1e-6)
     assert ratio >= FASTER
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shape", "most_gb"), [(None, 4.0), (SD1, 5.5)], ids=["482M student", "Stable Diffusion 1.5"])
+def test_what_a_unet_in_fp16_takes(shape: dict[str, Any] | None, most_gb: float, tmp_path: Path) -> None:
+    pytest.importorskip("coremltools", reason="coremltools is not installed; pip install 'kdc-edge[coreml]'")
+    save(tmp_path / "checkpoint", 64, shape)
+    settings = Settings("ios17", True, About("someone", "Apache-2.0", "1"), batch=2)
+    plan = PRECISIONS["fp16"]["unet"]
+    took = in_own_process("unet", package_component, tmp_path / "checkpoint", "unet", tmp_path, settings, plan)
+    print(f"{took.parameters / 1e6:.1f}M parameters: {took.peak_mib:.0f} MiB at most, {took.seconds:.0f} s")
+    assert took.peak_mib <= most_gb * GB

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,15 +84,15 @@ def sized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     yield Sized(request.param, checkpoint, bundles, conversions)
 
 
-def save(folder: Path, side: int) -> None:
-    """Random weights in the shapes of the 482M student of Stable Diffusion 1.x."""
+def save(folder: Path, side: int, shape: dict[str, Any] | None = None) -> None:
+    """Random weights in the shapes of the 482M student of Stable Diffusion 1.x, or with a U-Net of another shape."""
     tokenizer = train_tokenizer(["red apple", "rocket"], merges=10)
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0}
     text = CLIPTextConfig(
         hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768, **ids
     )
-    unet = prune_config(SD1 | {"sample_size": side}, STUDENTS["kdc-small"]())
-    unet = seeded(0, lambda: half(from_config(prune_config(SD1 | {"sample_size": side}, STUDENTS["kdc-small"]()))))
+    config = prune_config(SD1, STUDENTS["kdc-small"]()) if shape is None else shape
+    unet = seeded(0, lambda: half(from_config(config | {"sample_size": side})))
     vae = seeded(0, lambda: half(AutoencoderKL(**KL, sample_size=8 * side)))
     encoder = seeded(0, lambda: half(CLIPTextModel(text)))
     assemble(unet, vae, encoder, tokenizer, diffusion.build_scheduler()).save_pretrained(folder)

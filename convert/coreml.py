@@ -164,7 +164,9 @@ def plan(config: CoremlConfig) -> Job:
         )
         for name, chosen in plans.items()
     }
-    return Job(config, checkpoint, spec, precision, plans, prompts, predicted, sizes.estimate(checkpoint, predicted))
+    whole = config.components if precision == "fp32" else ("unet",) if prompts else ()
+    needed = sizes.estimate(checkpoint, predicted, whole)
+    return Job(config, checkpoint, spec, precision, plans, prompts, predicted, needed)
 
 
 def _spares(config: CoremlConfig) -> bool:
