@@ -6,7 +6,6 @@ shortcut convolution reads a concatenation, its halves get scales of their own (
 """
 
 import contextlib
-import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-AT_ONCE = 8  # calls whose activations calibration holds in memory
 OPERATORS = ["Conv", "MatMul", "Gemm"]
 
 
@@ -44,7 +42,7 @@ def quantise(path: Path, scheme: Static | Dynamic, calls: Calls | None, leave: S
             quantize_static(
                 path, target, _reader(calls), QuantFormat.QDQ, OPERATORS, per_channel=True, reduce_range=True,
                 activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=kept,
-                extra_options={"CalibMaxIntermediateOutputs": AT_ONCE, "MatMulConstBOnly": True},
+                extra_options={"MatMulConstBOnly": True},
             )  # fmt: skip
     path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # a quarter of it is in the model now
 
@@ -88,10 +86,13 @@ def _reader(calls: Calls) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):
+        """Of each call the calibrator keeps two numbers a tensor, so that it may keep them all.
+
+        Told to keep fewer (CalibMaxIntermediateOutputs), onnxruntime 1.32 forgets them before it has looked at them.
+        """
+
         def __init__(self) -> None:
-            # the calibrator fails where the calls end with a full round: then the first comes again, which changes no range
-            again = 0 if len(calls) % AT_ONCE else 1
-            self.feeds = itertools.chain(calls, calls.some(again))
+            self.feeds = iter(calls)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.feeds, None)
