@@ -1,8 +1,8 @@
 """What a conversion will take, before it starts: memory per component from the weights' size, disk from the precision.
 
 Memory is `BASE_MIB + FACTOR × weights in fp32`, fitted to the peaks of real exports (3 U-Nets of 25 to 211 MiB: 612, 900
-and 1,371 MiB; the line is within 2 % of them); typed graphs are probed, and take `TYPED_FACTOR` (U-Nets of 36 and 1,840 MiB: 740
-and 11,110 MiB at most). Each component is exported by a process of its own, so the largest decides.
+and 1,371 MiB; the line is within 2 % of them). Typed graphs are probed and take `TYPED_FACTOR` (U-Nets of 36 and 1,840 MiB:
+740 and 11,110 MiB at most). Each component is exported by a process of its own, so the largest decides.
 """
 
 import math
