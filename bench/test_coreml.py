@@ -1,4 +1,4 @@
-"""Core ML packages at full size: k-means palettes against coremltools' single worker in the same run, and the memory it takes.
+"""Core ML packages at full size: palettes against coremltools' single worker in the same run, and the memory that it takes.
 
 pytest bench/test_coreml.py -m slow -s
 """
