@@ -1,5 +1,6 @@
 """The operators of a diffusion network in 30,000 parameters, converted in a second; and packages from programs by hand."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -94,8 +95,9 @@ def _of_the_angle(op: Any) -> bool:
     return False
 
 
+@functools.cache
 def weighty(target: str) -> Any:
-    """Three fp16 weights of every rank that is compressed, and little else; converts in a moment."""
+    """Three fp16 weights of every rank that is compressed, and little else; what compresses it makes another model."""
     import coremltools as ct
 
     rng = np.random.RandomState(11)
