@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Core ML packages at full size: k-means against coremltools' single worker in the same run, and the memory it takes.
-=======
 """Core ML packages at full size: palettes against coremltools' single worker in the same run, and the memory that it takes.
->>>>>>> coreml
 
 pytest bench/test_coreml.py -m slow -s
 """
