@@ -254,7 +254,9 @@ def convert(traced: Any, ports: Ports, settings: Settings, weights: "Weights | N
     """
     import coremltools as ct
     import numpy as np
+    from coremltools.converters.mil.mil import Builder
 
+    Builder.name_count.clear()  # which a conversion that failed leaves behind: names would be others than without it
     pipeline = ct.PassPipeline.DEFAULT
     if weights is not None:
         from convert.apple.hollow import filling
