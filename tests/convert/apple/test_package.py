@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import coremltools as ct
 import numpy as np
@@ -12,7 +13,7 @@ from convert.apple import networks
 from convert.apple.attention import SplitEinsum
 from convert.apple.hollow import hollow
 from convert.apple.package import convert, package_component, swift_ports, tidy
-from convert.apple.schemes import PRECISIONS
+from convert.apple.schemes import PRECISIONS, SMALLEST
 from convert.parity import snr_db
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.errors import GateError
@@ -191,3 +192,23 @@ def test_every_network_on_every_target_by_every_scheme(
     settings = replace(SETTINGS, target=target, half=precision != "fp32")
     package_component(tiny_checkpoint, component, tmp_path, settings, plan)
     assert nearness(component, tmp_path, tiny_checkpoint) > (90 if precision == "fp32" else 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [{"attention": "split-einsum"}, {"chunk": True}, {"target": "ios18", "resolutions": ((8, 16),)}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_unet_in_other_forms_has_all_its_weights(changes: dict[str, Any], tiny_checkpoint: Path, tmp_path: Path):
+    """Stored small, but for those of up to 2,048 numbers; asked for whole where there is one package."""
+    settings, plan = replace(SETTINGS, **changes), PRECISIONS["palette8"]["unet"]
+    done = package_component(tiny_checkpoint, "unet", tmp_path, settings, plan)
+    network = load_network(Checkpoint.open(tiny_checkpoint), "unet")
+    large = [p.numel() for p in network.parameters() if p.ndim > 1 and p.numel() > SMALLEST]
+    assert (done.compressed.tensors, done.compressed.numbers) == ({"palette 8": len(large)}, {"palette 8": sum(large)})
+    if len(done.packages) == 1:
+        assert nearness("unet", tmp_path, tiny_checkpoint) > 33
+    if settings.resolutions:
+        wide = {"height": 8, "width": 16, "image_height": 64, "image_width": 128}
+        assert nearness("unet", tmp_path, tiny_checkpoint, "h8w16", wide) > 33
