@@ -22,15 +22,12 @@ def run(
     bundles: tuple[Path, ...], output: Path, samples: int, threads: int | None, provider: str | None
 ) -> dict[str, Any]:
     """A record per bundle, as `bench run` writes them. Raises what the child says."""
-    opened = [Bundle.open(path) for path in bundles]
     records, paths = [], []
-    for i, bundle in enumerate(opened):
-        found = _measure(bundle.path, samples, threads, provider)
-        when = found.created.replace("-", "").replace(":", "")[:15]
-        name = f"{when}Z-{i}-{bundle.manifest.name}-{bundle.manifest.precision}-{bundle.id[:8]}-browser.json"
-        record.write(output / name, _complete(found, bundle))
-        records.append(_complete(found, bundle))
-        paths.append(output / name)
+    for index, bundle in enumerate([Bundle.open(path) for path in bundles]):
+        found = _complete(_measure(bundle.path, samples, threads, provider), bundle)
+        paths.append(record.path(output, found, index))
+        record.write(paths[-1], found)
+        records.append(found)
     print(exports.write_all(output, records), file=sys.stderr)
     return {"records": [str(path) for path in paths], "summary": str(output / exports.SUMMARY)}
 

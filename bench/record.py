@@ -150,6 +150,12 @@ def write(path: Path, record: Record) -> None:
     write_json(path, schema.dump(record))
 
 
+def path(folder: Path, record: Record, index: int) -> Path:
+    """Where a run keeps the record of its bundle number `index`: by when, and of what."""
+    when, about = record.created.replace("-", "").replace(":", "")[:15], record.bundle
+    return folder / f"{when}Z-{index}-{about['name']}-{about['precision']}-{about['id'][:8]}.json"
+
+
 def looks_like(data: object) -> bool:
     """Whether JSON data is a record, of this format or another."""
     return isinstance(data, dict) and "latency" in data

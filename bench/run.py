@@ -86,11 +86,10 @@ class Run:
 
     def __init__(self, bundle: Bundle, index: int, config: RunConfig, options: Options) -> None:
         self.bundle, self.config, self.options = bundle, config, options
-        now, spec = datetime.now(timezone.utc), bundle.manifest.pipeline
-        described = machine.describe()
+        spec, described = bundle.manifest.pipeline, machine.describe()
         self.record = Record(
             format=record.FORMAT,
-            created=now.isoformat(timespec="seconds"),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             complete=False,
             command=shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
             machine=described,
@@ -112,8 +111,7 @@ class Run:
             quality=bundle.report.get("quality", NOT_MEASURED),
             revision=machine.revision(),
         )
-        label = f"{bundle.manifest.name}-{bundle.manifest.precision}-{bundle.id[:8]}"
-        self.path = config.output / f"{now:%Y%m%dT%H%M%SZ}-{index}-{label}.json"
+        self.path = record.path(config.output, self.record, index)
 
     def save(self, **changes: Any) -> None:
         self.record = replace(self.record, **changes)

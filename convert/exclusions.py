@@ -2,9 +2,8 @@
 
 Each layer alone gets 8-bit activations, in and out, of the ranges that calibration met, and weights as int8 has them; or the
 weights alone, where products are not int8. Layers return to fp32 in the order of error removed for a multiplication, or for a
-weight, until what is left, measured together, is below what is
-allowed on every probe; or, where a call may take so long and no longer, in the order of error removed for a millisecond,
-while there is time.
+weight, until what is left, measured together, is below what is allowed on every probe; or, where a call may take so long and
+no longer, in the order of error removed for a millisecond, while there is time.
 """
 
 # L layers, P probes
@@ -99,8 +98,8 @@ class Sensitivity:
         self.reference = [run(network, probe) for probe in probes]
         self.stored = {} if stored is None else stored
 
-    def price(self) -> np.ndarray:
-        """(L,) what leaving a layer out costs: multiplications of a call, or bytes where weights alone are small."""
+    def costs(self) -> np.ndarray:
+        """(L,) what leaving a layer out costs: multiplications of a call, or weights where they alone are small."""
         if self.arithmetic.inputs:
             return np.array([self.ranges[name].macs for name in self.layers])
         return np.array([layer.weight.numel() for layer in self.layers.values()])
@@ -121,11 +120,11 @@ def spared(found: Sensitivity, floor: float) -> list[str]:
     names, wanted = list(found.layers), 10 ** (-(floor + MARGIN_DB) / 10)
     if found.errors(names).max() <= wanted:
         return []
-    alone, price = found.alone(), found.price()
-    allowed, out = wanted, choose(alone, price, wanted)
+    alone, costs = found.alone(), found.costs()
+    allowed, out = wanted, choose(alone, costs, wanted)
     while len(out) < len(names) and (together := found.errors(np.delete(names, out)).max()) > wanted:
         allowed *= 0.9 * wanted / together  # together they are more than their sum
-        out = choose(alone, price, allowed)
+        out = choose(alone, costs, allowed)
     return [names[number] for number in out]
 
 

@@ -3,7 +3,8 @@
 #
 #   apps/jetson/setup.sh [--dry-run] BUNDLE [options of kdc-edge build]
 #
-# The environment, .venv of the repository, sees the system's TensorRT. --dry-run checks, prints every command and runs none. Exit codes: 2 misused, 3 something is missing.
+# The environment, .venv of the repository, sees the system's TensorRT. --dry-run checks, prints every command and runs none.
+# Exit codes: 2 misused, 3 something is missing.
 set -euo pipefail
 
 TEGRA_RELEASE=${TEGRA_RELEASE:-/etc/nv_tegra_release}  # L4T's own: R36 is JetPack 6, R38 JetPack 7

@@ -22,7 +22,7 @@ def test_e4m3_rounds_relatively_and_weights_alone_leave_inputs_as_they_are():
     network = nn.Module()
     network.model, network.forward = nn.Sequential(layer), lambda x: network.model(x)
     halved = Sensitivity(network, feeds, feeds, (), STORED, {"0.weight": layer.weight / 2})
-    assert halved.price().tolist() == [16]
+    assert halved.costs().tolist() == [16]
     assert halved.errors(["0.weight"]) == pytest.approx(
         float((layer.weight.sum(1) / 2).square().sum() / network(torch.ones(1, 4)).square().sum())
     )

@@ -167,7 +167,10 @@ def running(version: str, log: list[tuple[str, tuple]], cuda: Cuda, broken: bool
         return Strict("Refitter", known(version, "Refitter"), log, **parts)
 
     def parser(of: Any, _: Any) -> Strict:
-        read = lambda path: (of.engine.fake.refit(Path(path).read_bytes()), True)[1]  # noqa: E731
+        def read(path: str) -> bool:
+            of.engine.fake.refit(Path(path).read_bytes())
+            return True
+
         return Strict(
             "OnnxParserRefitter", known(version, "OnnxParserRefitter"), log, refit_from_file=read, num_errors=0
         )

@@ -17,7 +17,8 @@ from kdc_edge.torch_ref.quiet import silent
 pytest.importorskip("coremltools", reason="coremltools is not installed; pip install 'kdc-edge[coreml]'")
 
 from convert.apple.networks import trace, wrap
-from convert.apple.package import About, Settings, convert
+from convert.apple.package import About, Settings
+from convert.apple.program import convert
 
 SIZES = {"batch": 1, "channels": 4, "height": 32, "width": 32, "tokens": 77, "text_width": 768}
 SLOWER = 2.5

@@ -12,7 +12,7 @@ from torch import nn
 pytest.importorskip("coremltools", reason="coremltools is not installed; pip install 'kdc-edge[coreml]'")
 
 from convert import checks, coreml
-from convert.apple.package import convert, mil_name
+from convert.apple.program import convert, mil_name
 from kdc_edge import machine
 from kdc_edge.runtimes.apple import PACKAGES, RESOURCES
 from kdc_edge.torch_ref.quiet import silent

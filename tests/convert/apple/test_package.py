@@ -12,7 +12,8 @@ import torch
 from convert.apple import networks
 from convert.apple.attention import SplitEinsum
 from convert.apple.hollow import hollow
-from convert.apple.package import convert, package_component, swift_ports, tidy
+from convert.apple.package import package_component, swift_ports, tidy
+from convert.apple.program import convert
 from convert.apple.schemes import PRECISIONS, SMALLEST
 from convert.parity import snr_db
 from kdc_edge.checkpoint import Checkpoint

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from convert.apple import networks, ranges
-from convert.apple.package import convert
+from convert.apple.program import convert
 from convert.parity import snr_db
 from kdc_edge.ports import Port, Ports
 from kdc_edge.torch_ref.mil.program import Program
