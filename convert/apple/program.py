@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 WAVES = ("sin", "cos")
 
 
-def convert(traced: Any, ports: Ports, settings: Settings, weights: "Weights | None" = None) -> Any:
+def convert(traced: Any, ports: Ports, settings: "Settings", weights: "Weights | None" = None) -> Any:
     """A Core ML program in memory, of a network that is hollow where there are `weights`.
 
     Raises GateError for an operator that coremltools does not know.
