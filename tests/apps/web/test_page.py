@@ -1,4 +1,4 @@
-"""The page in a real Chromium: from a text to a picture, every stage against the golden vectors, odd texts and seeds."""
+"""The page in a real Chromium: from a text to a picture, the golden vectors, phone and keyboard, offline, installability."""
 
 import json
 import subprocess
@@ -72,6 +72,69 @@ def test_a_text_becomes_a_picture_step_by_step(ready):
     assert page.is_visible("#gallery-empty")
 
 
+def test_another_seed_comes_by_itself_unless_it_is_kept(ready):
+    page = ready.page
+    ready.draw("rocket", seed=5)
+    page.click("#draw")
+    page.wait_for_selector("#gallery li:nth-child(2)")
+    assert page.input_value("#seed") != "5"
+    page.click("#lock")
+    kept = page.input_value("#seed")
+    page.click("#draw")
+    page.wait_for_selector("#gallery li:nth-child(3)")
+    assert page.input_value("#seed") == kept
+    page.locator("#ideas button").first.click()
+    page.wait_for_selector("#gallery li:nth-child(4)")
+
+
+def test_escape_stops_between_two_steps(ready):
+    page = ready.page
+    page.fill("#steps", "8")
+    page.press("#prompt", "Enter")
+    page.wait_for_selector("#stop:visible")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#draw:visible")
+    assert ready.status() == "Stopped; no picture was made."
+    assert page.locator("#gallery li").count() == 0
+    assert ready.draw("rocket") == "Done."
+
+
+def test_everything_has_a_name_and_is_reached_by_keyboard(ready):
+    page = ready.page
+    ready.draw("rocket")
+    nameless = page.evaluate("""() => [...document.querySelectorAll("button, input, a")].filter((element) => !(
+        element.getAttribute("aria-label") || element.textContent.trim() || element.labels?.length)).map((e) => e.id)""")
+    assert nameless == []
+    page.evaluate("document.body.focus()")
+    reached = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id"))
+    assert {"device-button", "prompt", "draw", "more", "steps", "seed", "lock", "save", "copy", "clear"} <= reached
+    page.focus("#device-button")
+    page.keyboard.press("Enter")
+    assert page.is_visible("#device[open] #providers input:checked")
+    page.keyboard.press("Escape")
+    assert not page.is_visible("#device")
+    assert page.get_attribute("#canvas", "aria-label").startswith("Picture: rocket")
+    assert page.get_attribute("#status", "aria-live") == "polite"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_of_360_pixels_shows_all_of_it(ready, scheme, tmp_path):
+    page = ready.page
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.emulate_media(color_scheme=scheme)
+    ready.draw("sunflower", seed=1)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    small = page.evaluate("""() => [...document.querySelectorAll("button:not([hidden])")].filter((button) =>
+        button.checkVisibility() && button.getBoundingClientRect().height < 24).map((button) => button.outerHTML)""")
+    assert small == []
+    page.screenshot(path=tmp_path / "phone.png")
+    paper = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    assert (sum(int(part) for part in paper[4:-1].split(",")) > 384) == (scheme == "light")
+
+
 def test_saving_memory_draws_the_same(ready):
     page = ready.page
     page.click("#device-button")
@@ -82,6 +145,59 @@ def test_saving_memory_draws_the_same(ready):
     assert golden_distance(ready.pixels()) <= 2
     assert page.evaluate("document.querySelector('#film canvas').width") == 8  # a sketch: no decoder was open
     page.evaluate("localStorage.clear()")
+
+
+def test_it_can_be_installed(ready):
+    session = ready.page.context.new_cdp_session(ready.page)
+    ready.page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+    manifest = session.send("Page.getAppManifest")
+    assert manifest["errors"] == []
+    assert json.loads(manifest["data"])["display"] == "standalone"
+    errors = [error["errorId"] for error in session.send("Page.getInstallabilityErrors")["installabilityErrors"]]
+    assert errors in ([], ["in-incognito"])
+
+
+def test_without_a_server_after_a_restart_it_draws_the_same(ready, visited):
+    """Page, model and gallery come from the device."""
+    ready.page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+    ready.draw("rocket", seed=7)
+    before = ready.pixels()
+    visited.restart()
+    with visited.without_server():
+        opened = Opened(visited.context.new_page()).ready(visited.url)
+        assert opened.page.locator("#gallery li").count() == 1
+        assert opened.draw("rocket", seed=7) == "Done."
+        assert opened.pixels() == before
+        assert opened.errors == []
+        opened.page.on("dialog", lambda dialog: dialog.accept())
+        opened.page.click("#clear")
+        opened.page.wait_for_selector("#gallery-empty:visible")
+    ready.page = opened.page
+
+
+def test_a_tab_put_to_sleep_and_thrown_away_gets_its_text_back(ready):
+    page = ready.page
+    pending = json.dumps({"prompt": "owl", "seed": 12, "steps": 3})
+    page.evaluate(f"localStorage.setItem('pending', {json.dumps(pending)})")
+    page.reload()
+    page.wait_for_selector(READY)
+    assert "put this page to sleep while it was drawing" in page.inner_text("#notices")
+    assert [page.input_value(name) for name in ("#prompt", "#seed", "#steps")] == ["owl", "12", "3"]
+    page.press("#prompt", "Enter")
+    page.wait_for_selector("#gallery li")
+    assert page.inner_text("#caption") == "owl · seed 12 · 3 steps"
+    assert page.evaluate("localStorage.getItem('pending')") is None
+
+
+def test_a_tab_frozen_in_the_middle_goes_on(ready):
+    session = ready.page.context.new_cdp_session(ready.page)
+    ready.page.fill("#steps", "8")
+    ready.page.press("#prompt", "Enter")
+    ready.page.wait_for_selector("#film li")
+    session.send("Page.setWebLifecycleState", {"state": "frozen"})
+    session.send("Page.setWebLifecycleState", {"state": "active"})
+    ready.page.wait_for_selector("#gallery li")
+    assert ready.page.locator("#film li").count() == 8
 
 
 def test_a_text_too_long_is_cut_as_clip_does_and_it_says_so(ready):
