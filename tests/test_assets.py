@@ -1,11 +1,13 @@
 """What ships: whole, within its sizes, and of one family."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from kdc_edge import Bundle, Checkpoint
+from kdc_edge import Bundle, Checkpoint, cards
+from kdc_edge.cards import Card
 from kdc_edge.checkpoint import Sampling
 from kdc_edge.pipeline import DEFAULT_BUNDLE
 
@@ -62,37 +64,53 @@ def test_diffusers_loads_and_draws(name: str) -> None:
     assert np.isfinite(picture).all() and picture.std() > 2 / 255
 
 
+NAMES = ("teacher", "student", "fewstep")
 FLOORS = json.loads((ASSETS / "floors.json").read_text(encoding="utf-8"))
 MISSED = pytest.mark.xfail(raises=AssertionError, reason="not reached yet, docs/log.md has the figures")
-TOP1 = ("by_text_top1", "by_picture_top1")
 
 
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
-    """The figures of every shipped checkpoint, measured anew."""
+def figures(found: Sequence[Card]) -> dict[str, float]:
+    """Of the captions that were trained on, of those that were not, and of the autoencoder."""
+    trained, unseen, ceiling = (card.numbers for card in found[:3])
+    named = {name: number.value for name, number in trained.items()}
+    return named | {"vae_psnr": ceiling["vae_psnr"].value, "unseen_tone": unseen["tone"].value}
+
+
+def recorded(name: str) -> tuple[Card, ...]:
+    return cards.read(ASSETS / "cards" / f"{name}.json").cards
+
+
+def test_the_cards_are_of_what_ships() -> None:
+    ids = {name: Checkpoint.open(ASSETS / name).id for name in NAMES} | {"bundle": Bundle.open(DEFAULT_BUNDLE).id}
+    assert {name: {card.id for card in recorded(name) if card.id} for name in ids} == {
+        name: {wanted} for name, wanted in ids.items()
+    }
+
+
+@pytest.mark.parametrize("figure", FLOORS["teacher"])
+def test_the_teacher_reaches_its_floor(figure: str) -> None:
+    assert figures(recorded("teacher"))[figure] >= FLOORS["teacher"][figure]
+
+
+@pytest.mark.parametrize("figure", ["by_text_top1", "by_picture_top1"])
+@pytest.mark.parametrize("name", [pytest.param("student", marks=MISSED), pytest.param("fewstep", marks=MISSED)])
+def test_a_student_keeps_its_share(name: str, figure: str) -> None:
+    share = figures(recorded(name))[figure] / figures(recorded("teacher"))[figure]
+    assert share >= FLOORS[f"{name}_share_of_top1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_is_what_is_measured_anew(name: str, tmp_path: Path) -> None:
+    """But for the last digits: another processor adds in another order, and a picture or two may fall elsewhere."""
     from kdc_edge.quality import Quality
     from train.evaluate import evaluate
     from train.recipes import EvaluateConfig
 
-    def flat(found: dict) -> dict[str, float]:
-        trained, unseen, ceiling = (card["numbers"] for card in found["cards"][:3])
-        figures = {name: number["value"] for name, number in trained.items()}
-        return figures | {"vae_psnr": ceiling["vae_psnr"]["value"], "unseen_tone": unseen["tone"]["value"]}
-
-    run = tmp_path_factory.mktemp("quality")
-    names = ("teacher", "student", "fewstep")
-    return {name: flat(evaluate(EvaluateConfig(ASSETS / name, Quality(run_dir=run)))) for name in names}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("figure", FLOORS["teacher"])
-def test_the_teacher_reaches_its_floor(measured: dict[str, dict[str, float]], figure: str) -> None:
-    assert measured["teacher"][figure] >= FLOORS["teacher"][figure]
-
-
-@pytest.mark.slow
-@MISSED
-@pytest.mark.parametrize("figure", TOP1)
-@pytest.mark.parametrize("name", ["student", "fewstep"])
-def test_a_student_keeps_its_share(measured: dict[str, dict[str, float]], name: str, figure: str) -> None:
-    assert measured[name][figure] >= FLOORS[f"{name}_share_of_top1"] * measured["teacher"][figure]
+    evaluate(EvaluateConfig(ASSETS / name, Quality(output=tmp_path / "cards.json", run_dir=tmp_path / "run")))
+    found, wanted = figures(cards.read(tmp_path / "cards.json").cards), figures(recorded(name))
+    shares = [figure for figure in wanted if "top" in figure or "tone" in figure]
+    assert {figure: found[figure] for figure in shares} == pytest.approx(
+        {figure: wanted[figure] for figure in shares}, abs=0.02
+    )
+    assert found["vae_psnr"] == pytest.approx(wanted["vae_psnr"], abs=0.05)

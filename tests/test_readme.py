@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench import exports, record
+from bench import exports, quality, record
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -27,3 +27,13 @@ def test_its_speeds_are_those_of_the_record_that_ships() -> None:
     text = README.read_text(encoding="utf-8")
     assert exports.markdown([found]) in text
     assert f"`{found.command}`" in text
+
+
+def test_its_quality_is_that_of_the_cards_that_ship() -> None:
+    files = [
+        ROOT / "assets" / "emoji-64" / "cards" / f"{name}.json" for name in ("teacher", "student", "fewstep", "bundle")
+    ]
+    found = quality.cards(quality.CardsConfig(tuple(files), across=("sampler", "steps", "guidance")))
+    text = README.read_text(encoding="utf-8")
+    tables = [part for part in found["table"].split("\n\n") if part.startswith("|")]
+    assert len(tables) == 2 and all(table in text for table in tables)
