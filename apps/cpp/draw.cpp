@@ -1,4 +1,5 @@
-// kdc-draw BUNDLE PROMPT [--seed N] [--steps N] [--guidance X] [--negative TEXT] [--sampler NAME] [--free-mib N] [--low-memory] [-o FILE.ppm]
+// kdc-draw BUNDLE PROMPT [--seed N] [--steps N] [--guidance X] [--negative TEXT] [--sampler NAME] [-o FILE.ppm]
+//                        [--low-memory] [--free-mib N]
 
 #include "kdc_edge.hpp"
 
@@ -49,7 +50,8 @@ Options parse(const std::vector<std::string>& words) {
     else if (word.rfind("--", 0) == 0) throw Problem(Problem::usage, "There is no option " + word + ".");
     else plain.push_back(word);
   }
-  if (plain.size() != 2) throw Problem(Problem::usage, "Say which bundle and what to draw: kdc-draw BUNDLE PROMPT [--seed N] [-o FILE.ppm]");
+  if (plain.size() != 2)
+    throw Problem(Problem::usage, "Say which bundle and what to draw: kdc-draw BUNDLE PROMPT [--seed N] [-o FILE.ppm]");
   options.bundle = plain[0], options.request.prompt = plain[1];
   return options;
 }
@@ -67,7 +69,6 @@ int main(int count, char** words) try {
   if (!picture.notice().empty()) std::cerr << picture.notice() << '\n';
   picture.save(options.output);
   return 0;
-} catch (const Problem& problem) {
-  std::cerr << problem.what() << '\n';
-  return problem.exit_code();
+} catch (const std::exception& error) {
+  return kdc_edge::explain(error, std::cerr);
 }

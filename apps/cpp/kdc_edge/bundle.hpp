@@ -24,8 +24,8 @@ struct Betas {
   bool set_alpha_to_one;
 
   static Betas of(const json& data) {
-    Betas betas{get<std::string>(data, "schedule"), get<double>(data, "start"), get<double>(data, "end"),
-                get<int>(data, "train_steps"), get<std::string>(data, "spacing"), get<int>(data, "steps_offset"),
+    Betas betas{get<std::string>(data, "schedule"), get<double>(data, "start"),        get<double>(data, "end"),
+                get<int>(data, "train_steps"),      get<std::string>(data, "spacing"), get<int>(data, "steps_offset"),
                 get<bool>(data, "set_alpha_to_one")};
     if (!(0 < betas.start && betas.start <= betas.end && betas.end < 1) || betas.train_steps < 2) {
       throw damaged("manifest.json is damaged: nobody can follow its betas");
@@ -54,11 +54,20 @@ struct Spec {
     auto shapes = image;
     shapes.insert(shapes.end(), latent.begin(), latent.end());
     bool small = shapes.empty() || *std::min_element(shapes.begin(), shapes.end()) < 1;
-    if (image.size() != 2 || latent.size() != 3 || small) throw damaged("manifest.json is damaged: a size is impossible");
-    if (get<std::string>(data, "rng") != "numpy-randomstate") throw damaged("manifest.json is damaged: nobody knows its noise");
-    Spec spec{image[0], image[1], latent, get<double>(data, "latent_scaling"), get<int>(data, "tokens"),
-              get<std::string>(data, "prediction_type"), Betas::of(get(data, "betas")), get<std::string>(data, "sampler"),
-              get<int>(data, "steps"), get<double>(data, "guidance")};
+    if (image.size() != 2 || latent.size() != 3 || small)
+      throw damaged("manifest.json is damaged: a size is impossible");
+    if (get<std::string>(data, "rng") != "numpy-randomstate")
+      throw damaged("manifest.json is damaged: nobody knows its noise");
+    Spec spec{image[0],
+              image[1],
+              latent,
+              get<double>(data, "latent_scaling"),
+              get<int>(data, "tokens"),
+              get<std::string>(data, "prediction_type"),
+              Betas::of(get(data, "betas")),
+              get<std::string>(data, "sampler"),
+              get<int>(data, "steps"),
+              get<double>(data, "guidance")};
     if (!(spec.latent_scaling > 0) || spec.tokens < 3) throw damaged("manifest.json is damaged: a number is too small");
     return spec;
   }
@@ -83,7 +92,8 @@ struct FileEntry {
   uint64_t bytes;
 };
 
-/** SHA-256 of the canonical JSON of pipeline, components and files: sorted keys, no spaces, numbers as the manifest spells them. */
+/** SHA-256 of the canonical JSON of pipeline, components, files: sorted keys, no spaces, numbers as they are spelled.
+ */
 inline std::string bundle_id(const std::string& text) {
   std::string spelled;  // each number as a string, behind a NUL
   for (size_t i = 0, end; i < text.size(); i = end) {
@@ -99,7 +109,8 @@ inline std::string bundle_id(const std::string& text) {
     }
   }
   const auto data = json::parse(spelled);
-  const auto identity = json{{"pipeline", data["pipeline"]}, {"components", data["components"]}, {"files", data["files"]}}.dump();
+  const auto identity =
+      json{{"pipeline", data["pipeline"]}, {"components", data["components"]}, {"files", data["files"]}}.dump();
   const std::string mark = "\"\\u0000";
   std::string canonical;
   for (size_t at = 0, next; at < identity.size(); at = next) {
@@ -125,9 +136,16 @@ struct Manifest {
     const auto data = kdc_edge::parse(text, "manifest.json");
     const int format = get<int>(data, "format");
     if (format > kFormat) throw Problem(Problem::newer, "This bundle is newer than the app. Update the app.");
-    if (format < kFormat) throw Problem(Problem::damaged, "This bundle is too old for the app. Convert its model again.");
-    Manifest manifest{{}, get<std::string>(data, "name"), get<std::string>(data, "runtime"), get<std::string>(data, "precision"),
-                      Spec::of(get(data, "pipeline")), {}, {}, {}};
+    if (format < kFormat)
+      throw Problem(Problem::damaged, "This bundle is too old for the app. Convert its model again.");
+    Manifest manifest{{},
+                      get<std::string>(data, "name"),
+                      get<std::string>(data, "runtime"),
+                      get<std::string>(data, "precision"),
+                      Spec::of(get(data, "pipeline")),
+                      {},
+                      {},
+                      {}};
     const auto files = get(data, "files"), components = get(data, "components");
     for (const auto& [name, entry] : files.items()) {
       if (!is_safe(name)) throw damaged("The manifest lists '" + name + "', which is outside the bundle");
@@ -177,15 +195,17 @@ class Bundle {
   const Manifest manifest;
 
   /** Problem: not a bundle, another runtime's, a newer format, damaged, or more than the `free` MiB. */
-  explicit Bundle(const std::filesystem::path& folder, std::optional<int64_t> free = free_mib(), const std::string& runtime = "onnx")
+  explicit Bundle(const std::filesystem::path& folder, std::optional<int64_t> free = free_mib(),
+                  const std::string& runtime = "onnx")
       : folder(folder), manifest(manifest_of(folder)) {
     if (manifest.runtime != runtime) {
-      throw Problem(Problem::runtime, "This bundle is made for " + manifest.runtime + "; this app runs bundles for " + runtime +
-                                          ". Fetch one for " + runtime + ".");
+      throw Problem(Problem::runtime, "This bundle is made for " + manifest.runtime + "; this app runs bundles for " +
+                                          runtime + ". Fetch one for " + runtime + ".");
     }
     if (free && manifest.memory_mib && *manifest.memory_mib > *free) {
       throw Problem(Problem::memory, "This bundle needs " + std::to_string(*manifest.memory_mib) + " MiB of memory, " +
-                                         std::to_string(*free) + " MiB are free. Close other programs, or fetch a smaller bundle.");
+                                         std::to_string(*free) +
+                                         " MiB are free. Close other programs, or fetch a smaller bundle.");
     }
     for (const auto& [name, entry] : manifest.files) verify(name, entry);
   }

@@ -12,7 +12,8 @@ struct Settings {
   int threads = 0;          // 0: as onnxruntime likes
   bool low_memory = false;  // one network is open at a time, and each picture opens them anew
   std::optional<int64_t> free_mib = kdc_edge::free_mib();
-  std::function<void(Ort::SessionOptions&)> provider = {};  // for example [](auto& o) { o.AppendExecutionProvider("XNNPACK", {}); }
+  /** Adds an execution provider, for example [](auto& o) { o.AppendExecutionProvider("XNNPACK", {}); } */
+  std::function<void(Ort::SessionOptions&)> provider = {};
 };
 
 class OrtNetworks : public Networks {
@@ -27,12 +28,15 @@ class OrtNetworks : public Networks {
     return run("text_encoder", "last_hidden_state", {{"input_ids", {ids.begin(), ids.end()}, {batch, tokens}}});
   }
 
-  std::vector<float> predict(const std::vector<float>& samples, float timestep, const std::vector<float>& text) override {
+  std::vector<float> predict(const std::vector<float>& samples, float timestep,
+                             const std::vector<float>& text) override {
     const int64_t batch = static_cast<int64_t>(samples.size()) / spec().latent_size(), tokens = spec().tokens;
     return run("unet", "out_sample",
                {{"sample", {samples.begin(), samples.end()}, latent(batch)},
                 {"timestep", {timestep}, {}},
-                {"encoder_hidden_states", {text.begin(), text.end()}, {batch, tokens, static_cast<int64_t>(text.size()) / batch / tokens}}});
+                {"encoder_hidden_states",
+                 {text.begin(), text.end()},
+                 {batch, tokens, static_cast<int64_t>(text.size()) / batch / tokens}}});
   }
 
   std::vector<float> decode(const std::vector<float>& latents) override {
@@ -81,7 +85,8 @@ class OrtNetworks : public Networks {
       for (const auto& [key, value] : component.options) options.AddConfigEntry(key.c_str(), value.c_str());
       options.SetIntraOpNumThreads(settings_.threads);
       if (settings_.provider) settings_.provider(options);
-      return sessions_.emplace(name, Ort::Session(environment(), bundle_.path(component.files[0]).c_str(), options)).first->second;
+      return sessions_.emplace(name, Ort::Session(environment(), bundle_.path(component.files[0]).c_str(), options))
+          .first->second;
     } catch (const Ort::Exception& error) {
       throw cannot(name, error.what());
     }
@@ -139,9 +144,11 @@ class OrtNetworks : public Networks {
 
   static Problem cannot(const std::string& name, const std::string& why) {
     if (why.find("alloc") != std::string::npos) {
-      return {Problem::memory, "There is too little memory for the " + name + ". Close other programs, or switch low memory on."};
+      return {Problem::memory,
+              "There is too little memory for the " + name + ". Close other programs, or switch low memory on."};
     }
-    return {Problem::backend, "The " + name + " does not run here (" + why + "). Choose another provider, or a newer onnxruntime."};
+    return {Problem::backend,
+            "The " + name + " does not run here (" + why + "). Choose another provider, or a newer onnxruntime."};
   }
 
   Bundle bundle_;
@@ -149,7 +156,7 @@ class OrtNetworks : public Networks {
   std::map<std::string, Ort::Session> sessions_;
 };
 
-/** A pipeline over a bundle. Problem: another runtime's, a newer format, damaged, too large for the memory, or not runnable. */
+/** A bundle's pipeline. Problem: another runtime's, a newer format, damaged, too large for the memory, cannot run. */
 inline Pipeline open(const Bundle& bundle, const Settings& settings = {}) {
   const auto& spec = bundle.manifest.pipeline;
   Tokenizer tokenizer(bundle.text("tokenizer/vocab.json"), bundle.text("tokenizer/merges.txt"), spec.tokens);

@@ -14,7 +14,8 @@ struct Networks {
   virtual std::vector<float> encode(const std::vector<int64_t>& ids) = 0;
 
   /** (B·C·H·W) samples in unit variance and (B·T·D) text to the (B·C·H·W) prediction. */
-  virtual std::vector<float> predict(const std::vector<float>& samples, float timestep, const std::vector<float>& text) = 0;
+  virtual std::vector<float> predict(const std::vector<float>& samples, float timestep,
+                                     const std::vector<float>& text) = 0;
 
   /** (C·H·W) latents to a picture (3·height·width), -1 to 1. */
   virtual std::vector<float> decode(const std::vector<float>& latents) = 0;
@@ -60,7 +61,9 @@ struct Frame {
 using OnFrame = std::function<bool(const Frame&)>;
 
 /** Where a sampler begins, from unit noise. */
-inline Vector start(const std::vector<float>& unit, const Plan& plan) { return scaled(Vector(unit.begin(), unit.end()), plan.start); }
+inline Vector start(const std::vector<float>& unit, const Plan& plan) {
+  return scaled(Vector(unit.begin(), unit.end()), plan.start);
+}
 
 /** Not for two threads at once. */
 class Pipeline {
@@ -70,12 +73,18 @@ class Pipeline {
   const Tokenizer tokenizer;
 
   Pipeline(const Spec& spec, Tokenizer tokenizer, std::shared_ptr<Networks> networks)
-      : spec(spec), schedule(spec.betas), tokenizer(std::move(tokenizer)), networks_(std::move(networks)) {}
+      : spec(spec), schedule(spec.betas), tokenizer(std::move(tokenizer)), networks_(std::move(networks)) {
+    if (!is_sampler(spec.sampler))
+      throw Problem(Problem::newer, "This app has no sampler '" + spec.sampler + "'. Update the app.");
+  }
 
   /** Problem where a number is impossible, the networks fail, or `each` says no. */
   Picture draw(const Request& request, const OnFrame& each = {}) const {
     const double guidance = request.guidance.value_or(spec.guidance);
     const auto sampler = request.sampler.value_or(spec.sampler);
+    if (!is_sampler(sampler))
+      throw Problem(Problem::usage,
+                    "There is no sampler '" + sampler + "'. Choose euler, ddim, dpmpp_2m, pndm or lcm.");
     const auto steps = plan(sampler, schedule, request.steps.value_or(spec.steps));
     std::vector<int64_t> ids;
     int dropped = 0;
@@ -112,7 +121,9 @@ class Pipeline {
       if (guidance != 1) samples.insert(samples.end(), x.begin(), x.end());
       const auto out = networks_->predict(samples, static_cast<float>(timestep), text);
       Vector first(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(x.size()));
-      return guidance == 1 ? first : mix(1 - guidance, first, guidance, Vector(out.end() - static_cast<std::ptrdiff_t>(x.size()), out.end()));
+      return guidance == 1 ? first
+                           : mix(1 - guidance, first, guidance,
+                                 Vector(out.end() - static_cast<std::ptrdiff_t>(x.size()), out.end()));
     };
     return kdc_edge::denoiser(network, spec.predicts, schedule);
   }
@@ -127,7 +138,9 @@ class Pipeline {
     const size_t plane = sample.size() / 3;
     for (size_t i = 0; i < sample.size(); ++i) {
       const float value = sample[i % 3 * plane + i / 3];
-      if (!std::isfinite(value)) throw Problem(Problem::backend, "The network gave no picture here. Choose another provider, or another bundle.");
+      if (!std::isfinite(value))
+        throw Problem(Problem::backend,
+                      "The network gave no picture here. Choose another provider, or another bundle.");
       picture.rgb[i] = static_cast<uint8_t>(std::rint(std::clamp(value / 2 + 0.5f, 0.0f, 1.0f) * 255));
     }
     return picture;

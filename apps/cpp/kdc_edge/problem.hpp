@@ -3,10 +3,13 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <new>
+#include <ostream>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -34,6 +37,15 @@ struct Problem : std::runtime_error {
     }
   }
 };
+
+/** Says any error in words; its exit code. */
+inline int explain(const std::exception& error, std::ostream& out) {
+  const auto* problem = dynamic_cast<const Problem*>(&error);
+  const bool memory = dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
+  out << (memory ? "There is too little memory. Close other programs, or fetch a smaller bundle." : error.what())
+      << '\n';
+  return problem ? problem->exit_code() : memory ? 4 : 1;
+}
 
 inline Problem damaged(const std::string& what) { return {Problem::damaged, what + ". Fetch the bundle again."}; }
 
@@ -63,7 +75,8 @@ bool is(const json& value) {
   else if constexpr (std::is_floating_point_v<T>) return value.is_number();
   else {  // a list
     if (!value.is_array()) return false;
-    for (const auto& one : value) if (!is<typename T::value_type>(one)) return false;
+    for (const auto& one : value)
+      if (!is<typename T::value_type>(one)) return false;
     return true;
   }
 }

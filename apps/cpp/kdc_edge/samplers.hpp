@@ -82,7 +82,9 @@ inline Vector scaled(Vector vector, double number) {
 }
 
 /** The sample whose unit-variance form at `sigma` is that of `x` at `level`. */
-inline Vector moved(const Vector& x, double level, double sigma) { return scaled(x, std::hypot(1, sigma) / std::hypot(1, level)); }
+inline Vector moved(const Vector& x, double level, double sigma) {
+  return scaled(x, std::hypot(1, sigma) / std::hypot(1, level));
+}
 
 /** Sigmas of the training steps, rising; timesteps count from 0, the cleanest. */
 struct Schedule {
@@ -119,7 +121,8 @@ struct Schedule {
     Vector spaced;
     for (int i = 0; i < steps; ++i) {
       if (betas.spacing == "linspace") spaced.push_back((steps - 1 - i) * ((count - 1.0) / std::max(steps - 1, 1)));
-      else if (betas.spacing == "trailing") spaced.push_back(std::rint(count - i * (static_cast<double>(count) / steps)) - 1);
+      else if (betas.spacing == "trailing")
+        spaced.push_back(std::rint(count - i * (static_cast<double>(count) / steps)) - 1);
       else spaced.push_back((steps - 1 - i) * (count / steps) + betas.steps_offset);
     }
     return spaced;
@@ -139,7 +142,8 @@ struct Plan {
 inline Plan plan(const std::string& sampler, const Schedule& schedule, int steps) {
   const int count = schedule.betas.train_steps, most = sampler == "lcm" ? 50 : count;
   if (steps < 1 || steps > most) {
-    throw Problem(Problem::usage, std::to_string(steps) + " steps are not possible. Choose 1 to " + std::to_string(most) + ".");
+    throw Problem(Problem::usage,
+                  std::to_string(steps) + " steps are not possible. Choose 1 to " + std::to_string(most) + ".");
   }
   const int stride = count / steps;
   const auto& spacing = schedule.betas.spacing;
@@ -151,7 +155,8 @@ inline Plan plan(const std::string& sampler, const Schedule& schedule, int steps
     spaced = schedule.timesteps(steps + (sampler == "dpmpp_2m" && spacing != "trailing"));
     spaced.resize(steps);
   }
-  if (sampler != "euler") for (auto& t : spaced) t = std::rint(t);
+  if (sampler != "euler")
+    for (auto& t : spaced) t = std::rint(t);
   if (sampler == "pndm" && steps > 1) spaced.insert(spaced.begin() + 1, double(spaced[1]));  // the second one twice
   for (const double t : spaced) plan.sigmas.push_back(schedule.sigma(t));
   plan.sources = plan.sigmas;
@@ -162,7 +167,8 @@ inline Plan plan(const std::string& sampler, const Schedule& schedule, int steps
       plan.targets[i] = spaced[i] >= stride ? schedule.sigma(spaced[i] - stride) : schedule.final_sigma;
     }
   }
-  if (sampler == "pndm" && steps > 1) plan.sources[1] = schedule.sigma(spaced[1] + stride), plan.targets[1] = plan.sigmas[1];
+  if (sampler == "pndm" && steps > 1)
+    plan.sources[1] = schedule.sigma(spaced[1] + stride), plan.targets[1] = plan.sigmas[1];
   const bool plain = sampler == "euler" && spacing != "leading";
   plan.start = plain ? plan.sigmas[0] : std::hypot(1, plan.sigmas[0]);
   return plan;
@@ -223,7 +229,8 @@ inline void dpmpp_2m(const Loop& loop, Vector x, Noise&) {
 }
 
 inline void pndm(const Loop& loop, Vector x, Noise&) {
-  static const std::vector<Vector> weights{{1}, {3 / 2., -1 / 2.}, {23 / 12., -16 / 12., 5 / 12.}, {55 / 24., -59 / 24., 37 / 24., -9 / 24.}};
+  static const std::vector<Vector> weights{
+      {1}, {3 / 2., -1 / 2.}, {23 / 12., -16 / 12., 5 / 12.}, {55 / 24., -59 / 24., 37 / 24., -9 / 24.}};
   const auto& [_, sigmas, sources, targets, __] = loop.plan;
   const auto first = x;
   std::vector<Vector> slopes;  // newest first
@@ -267,11 +274,12 @@ inline const std::map<std::string, void (*)(const Loop&, Vector, Noise&)> table{
 
 }  // namespace samplers
 
+inline bool is_sampler(const std::string& name) { return samplers::table.count(name) > 0; }
+
 /** `each` hears of every step; leaving by an exception is how a picture is cancelled. */
-inline void sample(const std::string& sampler, const Denoise& denoise, const Vector& x, const Plan& plan, Noise& noise, const OnStep& each) {
-  const auto found = samplers::table.find(sampler);
-  if (found == samplers::table.end()) throw Problem(Problem::newer, "This app has no sampler '" + sampler + "'. Update the app.");
-  found->second({denoise, plan, each}, x, noise);
+inline void sample(const std::string& sampler, const Denoise& denoise, const Vector& x, const Plan& plan, Noise& noise,
+                   const OnStep& each) {
+  samplers::table.at(sampler)({denoise, plan, each}, x, noise);
 }
 
 /** The denoiser of a network that sees unit variance and predicts epsilon, v or x0. */

@@ -92,7 +92,8 @@ class Tokenizer {
     return letters;
   }
 
-  /** NFC; lower case of each character by itself; then contractions, runs of letters, single digits, runs of the rest. */
+  /** NFC; lower case of each character by itself; then contractions, runs of letters, single digits, runs of the rest.
+   */
   static std::vector<std::string> words(const std::string& text) {
     const auto points = lower(text);
     std::vector<std::string> found;
@@ -102,10 +103,13 @@ class Tokenizer {
       const auto kind = kind_of(points[i]);
       end = i + std::max<size_t>({special.size(), brief.size(), 1});
       if (!special.empty()) {
-        found.insert(found.end(), {special.substr(0, 2), special.substr(2, special.size() - 4), special.substr(special.size() - 2)});
+        found.insert(found.end(),
+                     {special.substr(0, 2), special.substr(2, special.size() - 4), special.substr(special.size() - 2)});
       } else if (kind != Kind::space) {
-        if (brief.empty() && kind != Kind::number) while (end < points.size() && kind_of(points[end]) == kind) ++end;
-        found.push_back(utf8({points.begin() + static_cast<std::ptrdiff_t>(i), points.begin() + static_cast<std::ptrdiff_t>(end)}));
+        if (brief.empty() && kind != Kind::number)
+          while (end < points.size() && kind_of(points[end]) == kind) ++end;
+        found.push_back(
+            utf8({points.begin() + static_cast<std::ptrdiff_t>(i), points.begin() + static_cast<std::ptrdiff_t>(end)}));
       }
     }
     return found;
@@ -113,8 +117,9 @@ class Tokenizer {
 
   static Points lower(const std::string& text) {
     utf8proc_uint8_t* made = nullptr;
-    const auto size = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(text.size()),
-                                   &made, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+    const auto size =
+        utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(text.size()),
+                     &made, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
     const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> composed(made, &std::free);
     if (size < 0) throw Problem(Problem::usage, "The prompt is not UTF-8. Type it again, or save it as UTF-8.");
     Points points;
@@ -130,7 +135,8 @@ class Tokenizer {
   /** The first of `names` that stands at `at`, or "". */
   static std::string prefix(const Points& points, size_t at, const std::vector<std::string>& names) {
     for (const auto& name : names) {
-      if (name.size() <= points.size() - at && std::equal(name.begin(), name.end(), points.begin() + static_cast<std::ptrdiff_t>(at))) {
+      if (name.size() <= points.size() - at &&
+          std::equal(name.begin(), name.end(), points.begin() + static_cast<std::ptrdiff_t>(at))) {
         return name;
       }
     }
@@ -140,7 +146,8 @@ class Tokenizer {
   /** Unicode's White_Space, its categories L* and N*, and the rest. */
   static Kind kind_of(int32_t point) {
     static const std::u32string spaces = U"\t\n\v\f\r \u0085\u00a0\u1680\u2028\u2029\u202f\u205f\u3000";
-    if (spaces.find(static_cast<char32_t>(point)) != spaces.npos || (0x2000 <= point && point <= 0x200a)) return Kind::space;
+    if (spaces.find(static_cast<char32_t>(point)) != spaces.npos || (0x2000 <= point && point <= 0x200a))
+      return Kind::space;
     const auto category = utf8proc_category(point);
     if (UTF8PROC_CATEGORY_LU <= category && category <= UTF8PROC_CATEGORY_LO) return Kind::letter;
     return UTF8PROC_CATEGORY_ND <= category && category <= UTF8PROC_CATEGORY_NO ? Kind::number : Kind::other;

@@ -1,4 +1,5 @@
-// What tests/apps/test_cpp.py runs, compiled once: checks WHAT WORDS…, JSON on stdout. Without onnxruntime's header, what needs none.
+// What tests/apps/test_cpp.py runs, compiled once: checks WHAT WORDS…, JSON on stdout. Without onnxruntime's header,
+// what needs none.
 
 #include "kdc_edge/bundle.hpp"
 #include "kdc_edge/samplers.hpp"
@@ -23,12 +24,14 @@ json frames(const Words& words) {
   const auto pipeline = open(words.at(0));
   json out{{"seen", json::array()}};
   try {
-    pipeline.draw({"red apple", 3}, [&](const Frame& frame) { return out["seen"].push_back(frame.index), frame.index < 1; });
+    pipeline.draw({"red apple", 3},
+                  [&](const Frame& frame) { return out["seen"].push_back(frame.index), frame.index < 1; });
   } catch (const Problem& problem) {
     out["cancelled"] = {problem.what(), problem.exit_code()};
   }
   std::vector<Picture> previews;
-  const auto picture = pipeline.draw({"red apple", 3}, [&](const Frame& frame) { return previews.push_back(frame.preview()), true; });
+  const auto picture =
+      pipeline.draw({"red apple", 3}, [&](const Frame& frame) { return previews.push_back(frame.preview()), true; });
   Settings frugal;
   frugal.low_memory = true;
   out["previews"] = previews.size();
@@ -78,8 +81,8 @@ json off(const json& one) {
   Noise first(3), further(5);
   const auto unit = first(12);
   std::vector<Vector> found;
-  sample(sampler, denoiser(network, one["prediction_type"], schedule), scaled({unit.begin(), unit.end()}, steps.start), steps, further,
-         [&](const Step& step) { found.push_back(step.x); });
+  sample(sampler, denoiser(network, one["prediction_type"], schedule), scaled({unit.begin(), unit.end()}, steps.start),
+         steps, further, [&](const Step& step) { found.push_back(step.x); });
   const auto wanted = one["x"].get<std::vector<Vector>>();
   double most = 0, largest = 0;
   for (size_t s = 0; s < wanted.size(); ++s) {
@@ -96,8 +99,12 @@ json vectors(const Words& words) {
   const auto all = parse(read(words.at(0), "vectors.json"), "vectors.json");
   json samplers = json::array(), hashes;
   for (const auto& one : all["samplers"]) samplers.push_back(off(one));
-  for (const int length : {0, 1, 55, 56, 63, 64, 65, 119, 120, 1000}) hashes[std::to_string(length)] = sha256(std::string(length, 'a'));
-  return {{"texts", texts(all["tokenizer"], words)}, {"noise", noise(all["noise"])}, {"samplers", samplers}, {"hashes", hashes}};
+  for (const int length : {0, 1, 55, 56, 63, 64, 65, 119, 120, 1000})
+    hashes[std::to_string(length)] = sha256(std::string(length, 'a'));
+  return {{"texts", texts(all["tokenizer"], words)},
+          {"noise", noise(all["noise"])},
+          {"samplers", samplers},
+          {"hashes", hashes}};
 }
 
 json opened(const Words& words) {
@@ -114,7 +121,6 @@ int main(int count, char** words) try {
   if (what == "frames") return std::cout << frames(more) << '\n', 0;
 #endif
   std::cout << (what == "vectors" ? vectors(more) : opened(more)) << '\n';
-} catch (const Problem& problem) {
-  std::cerr << problem.what() << '\n';
-  return problem.exit_code();
+} catch (const std::exception& error) {
+  return explain(error, std::cerr);
 }
