@@ -13,14 +13,17 @@ from tests.apps.web.test_core import node
 
 CORE = Path(__file__).parents[3] / "apps" / "web" / "static" / "core"
 LEVELS = 2  # of 255: WebAssembly adds up in another order
+PAGE = '<link rel="icon" href="data:,">'
 IN_A_PAGE = """async () => {
-    const [ort, { Tokenizer }, { fetched, open, rgb }] = await Promise.all(
-        ["vendor/ort/ort.wasm.min.mjs", "vendor/tokenizers.mjs", "core/index.mjs"].map((path) => import(new URL(path, location))),
-    );
+    const from = (path) => import(new URL(path, location));
+    const ort = await from("vendor/ort/ort.wasm.min.mjs"), { Tokenizer } = await from("vendor/tokenizers.mjs");
+    const { fetched, open, rgb } = await from("core/index.mjs");
     ort.env.wasm.wasmPaths = new URL("vendor/ort/", location).href;
     ort.env.wasm.numThreads = 1;
     const pipeline = await open(fetched("bundle"), { ort, Tokenizer });
-    for await (const frame of pipeline.stream({ prompt: "red apple", seed: 3 })) if (frame.done) return [...rgb(await frame.image())];
+    for await (const frame of pipeline.stream({ prompt: "red apple", seed: 3 })) {
+        if (frame.done) return [...rgb(await frame.image())];
+    }
 }"""
 
 
@@ -89,5 +92,6 @@ def test_what_is_wrong_is_said(found, case, kind, words):
 
 def test_a_page_draws_by_it(open_page, url):
     page = open_page().page
-    page.goto(f"{url}style.css")  # the site's address, and nothing that draws
+    page.route("**/mine.html", lambda route: route.fulfill(body=PAGE, content_type="text/html"))
+    page.goto(f"{url}mine.html")
     assert apart(page.evaluate(IN_A_PAGE), "red apple", seed=3) <= LEVELS
