@@ -8,8 +8,9 @@
 using kdc_edge::Problem;
 
 int main(int count, char** words) try {
-  if (count < 3 || count > 4)
+  if (count < 3 || count > 4) {
     throw Problem(Problem::usage, "Say which bundle and where to write: kdc-conformance BUNDLE RESULTS.json [APP]");
+  }
   const kdc_edge::Bundle bundle(words[1]);
   const auto pipeline = kdc_edge::open(bundle);
   const std::string app = count == 4 ? words[3] : "kdc-edge for C++, onnxruntime " + Ort::GetVersionString();

@@ -50,8 +50,9 @@ Options parse(const std::vector<std::string>& words) {
     else if (word.rfind("--", 0) == 0) throw Problem(Problem::usage, "There is no option " + word + ".");
     else plain.push_back(word);
   }
-  if (plain.size() != 2)
+  if (plain.size() != 2) {
     throw Problem(Problem::usage, "Say which bundle and what to draw: kdc-draw BUNDLE PROMPT [--seed N] [-o FILE.ppm]");
+  }
   options.bundle = plain[0], options.request.prompt = plain[1];
   return options;
 }

@@ -54,10 +54,12 @@ struct Spec {
     auto shapes = image;
     shapes.insert(shapes.end(), latent.begin(), latent.end());
     bool small = shapes.empty() || *std::min_element(shapes.begin(), shapes.end()) < 1;
-    if (image.size() != 2 || latent.size() != 3 || small)
+    if (image.size() != 2 || latent.size() != 3 || small) {
       throw damaged("manifest.json is damaged: a size is impossible");
-    if (get<std::string>(data, "rng") != "numpy-randomstate")
+    }
+    if (get<std::string>(data, "rng") != "numpy-randomstate") {
       throw damaged("manifest.json is damaged: nobody knows its noise");
+    }
     Spec spec{image[0],
               image[1],
               latent,
@@ -136,8 +138,9 @@ struct Manifest {
     const auto data = kdc_edge::parse(text, "manifest.json");
     const int format = get<int>(data, "format");
     if (format > kFormat) throw Problem(Problem::newer, "This bundle is newer than the app. Update the app.");
-    if (format < kFormat)
+    if (format < kFormat) {
       throw Problem(Problem::damaged, "This bundle is too old for the app. Convert its model again.");
+    }
     Manifest manifest{{},
                       get<std::string>(data, "name"),
                       get<std::string>(data, "runtime"),

@@ -74,17 +74,19 @@ class Pipeline {
 
   Pipeline(const Spec& spec, Tokenizer tokenizer, std::shared_ptr<Networks> networks)
       : spec(spec), schedule(spec.betas), tokenizer(std::move(tokenizer)), networks_(std::move(networks)) {
-    if (!is_sampler(spec.sampler))
+    if (!is_sampler(spec.sampler)) {
       throw Problem(Problem::newer, "This app has no sampler '" + spec.sampler + "'. Update the app.");
+    }
   }
 
   /** Problem where a number is impossible, the networks fail, or `each` says no. */
   Picture draw(const Request& request, const OnFrame& each = {}) const {
     const double guidance = request.guidance.value_or(spec.guidance);
     const auto sampler = request.sampler.value_or(spec.sampler);
-    if (!is_sampler(sampler))
+    if (!is_sampler(sampler)) {
       throw Problem(Problem::usage,
                     "There is no sampler '" + sampler + "'. Choose euler, ddim, dpmpp_2m, pndm or lcm.");
+    }
     const auto steps = plan(sampler, schedule, request.steps.value_or(spec.steps));
     std::vector<int64_t> ids;
     int dropped = 0;
@@ -119,7 +121,7 @@ class Pipeline {
     const auto network = [this, text, guidance](const Vector& x, double timestep) {
       std::vector<float> samples(x.begin(), x.end());
       if (guidance != 1) samples.insert(samples.end(), x.begin(), x.end());
-      const auto out = networks_->predict(samples, static_cast<float>(timestep), text);
+      const auto out = sized(networks_->predict(samples, static_cast<float>(timestep), text), samples.size());
       Vector first(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(x.size()));
       return guidance == 1 ? first
                            : mix(1 - guidance, first, guidance,
@@ -133,20 +135,26 @@ class Pipeline {
   /** Of latents in unit variance. Problem where the networks gave no numbers. */
   Picture decode(const Vector& latents) const {
     const auto unscaled = scaled(latents, 1 / spec.latent_scaling);
-    const auto sample = networks_->decode({unscaled.begin(), unscaled.end()});
+    const size_t plane = static_cast<size_t>(spec.width) * static_cast<size_t>(spec.height);
+    const auto sample = sized(networks_->decode({unscaled.begin(), unscaled.end()}), 3 * plane);
     Picture picture{spec.width, spec.height, std::vector<uint8_t>(sample.size())};
-    const size_t plane = sample.size() / 3;
     for (size_t i = 0; i < sample.size(); ++i) {
       const float value = sample[i % 3 * plane + i / 3];
-      if (!std::isfinite(value))
+      if (!std::isfinite(value)) {
         throw Problem(Problem::backend,
                       "The network gave no picture here. Choose another provider, or another bundle.");
+      }
       picture.rgb[i] = static_cast<uint8_t>(std::rint(std::clamp(value / 2 + 0.5f, 0.0f, 1.0f) * 255));
     }
     return picture;
   }
 
  private:
+  static std::vector<float> sized(std::vector<float> out, size_t wanted) {
+    if (out.size() != wanted) throw damaged("A network gives another size than the manifest says");
+    return out;
+  }
+
   std::shared_ptr<Networks> networks_;
 };
 

@@ -75,8 +75,9 @@ bool is(const json& value) {
   else if constexpr (std::is_floating_point_v<T>) return value.is_number();
   else {  // a list
     if (!value.is_array()) return false;
-    for (const auto& one : value)
+    for (const auto& one : value) {
       if (!is<typename T::value_type>(one)) return false;
+    }
     return true;
   }
 }

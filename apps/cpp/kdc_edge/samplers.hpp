@@ -155,8 +155,9 @@ inline Plan plan(const std::string& sampler, const Schedule& schedule, int steps
     spaced = schedule.timesteps(steps + (sampler == "dpmpp_2m" && spacing != "trailing"));
     spaced.resize(steps);
   }
-  if (sampler != "euler")
+  if (sampler != "euler") {
     for (auto& t : spaced) t = std::rint(t);
+  }
   if (sampler == "pndm" && steps > 1) spaced.insert(spaced.begin() + 1, double(spaced[1]));  // the second one twice
   for (const double t : spaced) plan.sigmas.push_back(schedule.sigma(t));
   plan.sources = plan.sigmas;
@@ -167,8 +168,9 @@ inline Plan plan(const std::string& sampler, const Schedule& schedule, int steps
       plan.targets[i] = spaced[i] >= stride ? schedule.sigma(spaced[i] - stride) : schedule.final_sigma;
     }
   }
-  if (sampler == "pndm" && steps > 1)
+  if (sampler == "pndm" && steps > 1) {
     plan.sources[1] = schedule.sigma(spaced[1] + stride), plan.targets[1] = plan.sigmas[1];
+  }
   const bool plain = sampler == "euler" && spacing != "leading";
   plan.start = plain ? plan.sigmas[0] : std::hypot(1, plan.sigmas[0]);
   return plan;

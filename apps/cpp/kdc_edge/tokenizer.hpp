@@ -106,8 +106,9 @@ class Tokenizer {
         found.insert(found.end(),
                      {special.substr(0, 2), special.substr(2, special.size() - 4), special.substr(special.size() - 2)});
       } else if (kind != Kind::space) {
-        if (brief.empty() && kind != Kind::number)
+        if (brief.empty() && kind != Kind::number) {
           while (end < points.size() && kind_of(points[end]) == kind) ++end;
+        }
         found.push_back(
             utf8({points.begin() + static_cast<std::ptrdiff_t>(i), points.begin() + static_cast<std::ptrdiff_t>(end)}));
       }
@@ -146,8 +147,9 @@ class Tokenizer {
   /** Unicode's White_Space, its categories L* and N*, and the rest. */
   static Kind kind_of(int32_t point) {
     static const std::u32string spaces = U"\t\n\v\f\r \u0085\u00a0\u1680\u2028\u2029\u202f\u205f\u3000";
-    if (spaces.find(static_cast<char32_t>(point)) != spaces.npos || (0x2000 <= point && point <= 0x200a))
+    if (spaces.find(static_cast<char32_t>(point)) != spaces.npos || (0x2000 <= point && point <= 0x200a)) {
       return Kind::space;
+    }
     const auto category = utf8proc_category(point);
     if (UTF8PROC_CATEGORY_LU <= category && category <= UTF8PROC_CATEGORY_LO) return Kind::letter;
     return UTF8PROC_CATEGORY_ND <= category && category <= UTF8PROC_CATEGORY_NO ? Kind::number : Kind::other;

@@ -99,8 +99,9 @@ json vectors(const Words& words) {
   const auto all = parse(read(words.at(0), "vectors.json"), "vectors.json");
   json samplers = json::array(), hashes;
   for (const auto& one : all["samplers"]) samplers.push_back(off(one));
-  for (const int length : {0, 1, 55, 56, 63, 64, 65, 119, 120, 1000})
+  for (const int length : {0, 1, 55, 56, 63, 64, 65, 119, 120, 1000}) {
     hashes[std::to_string(length)] = sha256(std::string(length, 'a'));
+  }
   return {{"texts", texts(all["tokenizer"], words)},
           {"noise", noise(all["noise"])},
           {"samplers", samplers},
