@@ -6,13 +6,14 @@ disk as they are made and are read one at a time: memory does not grow with thei
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from convert.schemes import Scheme, calibrated, prompted
 from kdc_edge import schema
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.errors import UsageError
@@ -24,6 +25,12 @@ from kdc_edge.tokenizer import Tokenizer
 
 TIMESTEPS = 4  # kept of every drawing
 SEED = 1_000_000  # drawings are seeded from here on, apart from the golden ones
+PROBED = [
+    "red apple",
+    "sailboat",
+    "flag: Norway",
+    "smiling face with sunglasses",
+]  # for overflow, where no file is given
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,16 @@ class Saver:
 
     def close(self) -> None:
         self.runtime.close()
+
+
+def prompts_for(schemes: Iterable[Scheme], path: Path | None, count: int, what: str) -> list[str]:
+    """What is drawn for them, nothing if none of them looks. Raises UsageError where a file is wanted and not given."""
+    schemes = list(schemes)
+    if not any(map(calibrated, schemes)):
+        return []
+    if path is None and not any(map(prompted, schemes)):
+        return PROBED
+    return read_prompts(path, count, what)
 
 
 def read_prompts(path: Path | None, count: int, what: str) -> list[str]:

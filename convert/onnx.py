@@ -7,8 +7,9 @@ below its floor (SNR 90 dB at fp32, 50 at fp16, 33 with 8-bit weights, 18 with i
 leaves nothing. Golden vectors, the report and a model card are written into the bundle.
 
 fp16, int8-weights, int4-weights and mixed store weights small and compute in fp32: runtimes restore the weights when they
-load, and every operator has its kernel on any CPU. int8 multiplies in int8. What is rounded to integers is calibrated on
-the model's own drawings of the prompts in --calibration.
+load, and every operator has its kernel on any CPU. int8 multiplies in int8; fp16 for --target cuda computes in fp16, but
+for what a probe finds to outgrow it. What is rounded to integers is calibrated on the model's own drawings of the prompts
+in --calibration.
 """
 
 import tempfile
@@ -28,7 +29,8 @@ from convert.schemes import (
     Precision,
     Scheme,
     Static,
-    calibrated,
+    Typed,
+    Weights,
     described,
     floor_db,
     least_runtime,
@@ -36,6 +38,7 @@ from convert.schemes import (
 )
 from convert.settings import ComponentName, ConvertConfig, carry_out, finish
 from convert.targets import TARGETS, TargetName
+from convert.typed import PARITY_BY, export_typed
 from kdc_edge import command
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.errors import UsageError
@@ -54,7 +57,7 @@ class OnnxConfig(ConvertConfig):
     precision: Precision = "fp32"
     """How numbers are stored and, with int8, multiplied."""
     target: TargetName = "cpu"
-    """cpu and cuda hold attention as onnxruntime's own operator, mobile and web as standard ones."""
+    """cpu and cuda hold attention as onnxruntime's own operator, mobile and web as standard ones; on cuda fp16 computes."""
     components: tuple[ComponentName, ...] = ("text_encoder", "unet", "vae_decoder")
     """Components to convert; a bundle without all three makes no pictures."""
     any_size: bool = False
@@ -105,10 +108,8 @@ def plan(config: OnnxConfig) -> Job:
     if config.budget_ms is not None and (config.precision != "int8" or not config.spare):
         raise UsageError("--budget-ms is for --precision int8, without --no-spare")
     schemes = {name: _scheme(config, name) for name in config.components}
-    prompts = []
-    if any(calibrated(scheme) for scheme in schemes.values()):
-        what = f"--precision {config.precision}"
-        prompts = calibration.read_prompts(config.calibration, config.calibration_prompts, what)
+    what = f"--precision {config.precision}"
+    prompts = calibration.prompts_for(schemes.values(), config.calibration, config.calibration_prompts, what)
     return Job(config, checkpoint, spec, schemes, prompts, estimate(checkpoint, schemes))
 
 
@@ -118,6 +119,8 @@ def _scheme(config: OnnxConfig, component: str) -> Scheme:
             return Static(config.spare, config.budget_ms)
         case Mixed():
             return Mixed(config.budget_mib)
+        case Weights(16) if TARGETS[config.target].halves:
+            return Typed()
         case scheme:
             return scheme
 
@@ -132,7 +135,11 @@ def _build(job: Job, folder: Path) -> tuple[Manifest, dict[str, Any]]:
     draft = _manifest(job, exported, seen, folder)
     floors = {name: floor_db(scheme) for name, scheme in job.schemes.items()}
     took = {name: {**asdict(done), "estimated_mib": job.needed.memory_mib[name]} for name, done in exported.items()}
-    return finish(job.config, job.checkpoint, folder, draft, "ort", floors, lambda _: {"conversion": took})
+    told = {"conversion": took}
+    if any(isinstance(scheme, Typed) for scheme in job.schemes.values()):
+        told = {"parity_by": PARITY_BY, **told}
+        return finish(job.config, job.checkpoint, folder, draft, "emulated", floors, lambda _: told, memory=False)
+    return finish(job.config, job.checkpoint, folder, draft, "ort", floors, lambda _: told)
 
 
 def _calibrate(job: Job, folder: Path) -> dict[str, Any] | None:
@@ -150,7 +157,8 @@ def _export(job: Job, calls: Path, folder: Path) -> dict[str, Exported]:
         seen = calibration.Calls(calls / name) if job.prompts else None
         fused = TARGETS[job.config.target].fused
         arguments = (job.checkpoint.path, name, folder / name, job.schemes[name], seen, job.config.exclude, fused)
-        done[name] = in_own_process(name, export_component, *arguments, any_size=job.config.any_size)
+        export = export_typed if isinstance(job.schemes[name], Typed) else export_component
+        done[name] = in_own_process(name, export, *arguments, any_size=job.config.any_size)
     return done
 
 

@@ -106,6 +106,11 @@ def calibrated(scheme: Scheme) -> bool:
     return isinstance(scheme, Static | Mixed | Typed) or (isinstance(scheme, Weights) and scheme.bits < 16)
 
 
+def prompted(scheme: Scheme) -> bool:
+    """Whether the user is to say what it draws while it is looked at; a probe for overflow has prompts of its own."""
+    return calibrated(scheme) and not (isinstance(scheme, Typed) and scheme.weights is None)
+
+
 def stored_bits(scheme: Scheme) -> float:
     """Bits of a weight in the file, scales included, about: for the estimate."""
     match scheme:

@@ -23,22 +23,24 @@ from convert.estimate import Estimate, estimate
 from convert.export import EXTERNAL, MODEL
 from convert.layout import copy_configs, copy_tokenizer
 from convert.nvidia.lint import lint_file
+from convert.nvidia.signature import signature
 from convert.provenance import provenance
 from convert.schemes import Typed, described, floor_db
 from convert.settings import ComponentName, ConvertConfig, carry_out, finish
-from convert.typed import TypedExport, export_typed, io
+from convert.typed import PARITY_BY, TypedExport, export_typed, io
 from kdc_edge import command
 from kdc_edge.bundle import Bundle
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.errors import GateError, UsageError
+from kdc_edge.files import write_json
 from kdc_edge.manifest import FORMAT, Component, Manifest, PipelineSpec, Requires
 from kdc_edge.process import in_own_process
 from kdc_edge.runtimes import device, engines
 from kdc_edge.runtimes.building import build_bundle
+from kdc_edge.runtimes.tensorrt import WEIGHTS
 from kdc_edge.spec import component_ports
 
 TOOLS = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime")
-PROMPTS = ("red apple", "sailboat", "flag: Norway", "smiling face with sunglasses")  # probed where no file is given
 Precision = Literal["fp16", "bf16", "int8", "fp8", "int8-weights"]
 SMALL = Typed(weights="int8")
 PRECISIONS: dict[str, dict[str, Typed]] = {
@@ -137,10 +139,8 @@ def plan(config: TensorrtConfig) -> Job:
     spare = config.spare and config.like is None
     chosen = {"spare": spare, "rounding": config.rounding}
     schemes = {name: replace(PRECISIONS[config.precision][name], **chosen) for name in config.components}
-    prompts = list(PROMPTS)
-    if config.calibration is not None or any(scheme.weights for scheme in schemes.values()):
-        what = f"--precision {config.precision}"
-        prompts = calibration.read_prompts(config.calibration, config.calibration_prompts, what)
+    what = f"--precision {config.precision}"
+    prompts = calibration.prompts_for(schemes.values(), config.calibration, config.calibration_prompts, what)
     kept = {} if config.like is None else Bundle.open(config.like).report.get("conversion", {})
     if config.like is not None and not set(config.components) <= set(kept):
         raise UsageError(f"--like {config.like} does not say of {', '.join(config.components)} what it left at 16 bits")
@@ -161,7 +161,7 @@ def _build(job: Job, folder: Path) -> tuple[Manifest, dict[str, Any]]:
     draft = _manifest(job, exported, seen, folder)
     floors = {name: floor_db(scheme) for name, scheme in job.schemes.items()}
     took = {name: {**asdict(done), "estimated_mib": job.needed.memory_mib[name]} for name, done in exported.items()}
-    told = {"parity_by": "emulated: fp32 on a CPU, every 16-bit tensor rounded", "conversion": took}
+    told = {"parity_by": PARITY_BY, "conversion": took}
     return finish(job.config, job.checkpoint, folder, draft, "emulated", floors, lambda _: told, memory=False)
 
 
@@ -172,10 +172,18 @@ def _export(job: Job, name: str, calls: Calls, folder: Path) -> TypedExport:
     kept = job.kept.get(name, {"left": [], "islands": {}})
     leave = (*config.exclude, *kept["left"])
     islands = tuple(kept["islands"])
-    arguments = (job.checkpoint.path, name, folder / name, job.schemes[name], calls, leave, False, True, batch, islands)
-    done = in_own_process(name, export_typed, *arguments)
+    arguments = (job.checkpoint.path, name, folder / name, job.schemes[name], calls, leave)
+    done = in_own_process(name, _export_signed, *arguments, narrow_ports=True, batch=batch, wide=islands)
     if found := lint_file(folder / name / MODEL):
         raise GateError(f"{name}: {found[0].node}: {found[0].reason}; {found[0].remedy}")
+    return done
+
+
+def _export_signed(*arguments: Any, **settings: Any) -> TypedExport:
+    """With what `kdc-edge refit` holds an update against: what is in the file but for the weights' values."""
+    done = export_typed(*arguments, **settings)
+    folder: Path = arguments[2]
+    write_json(folder / WEIGHTS, signature(folder / MODEL))
     return done
 
 

@@ -14,13 +14,10 @@ from typing import TYPE_CHECKING
 from convert import export, probe
 from convert.calibration import Calls
 from convert.halves import narrow
-from convert.nvidia.signature import signature
 from convert.schemes import Typed, floor_db
 from kdc_edge.checkpoint import Checkpoint
-from kdc_edge.files import write_json
 from kdc_edge.ports import Port, Ports
 from kdc_edge.process import peak_mib
-from kdc_edge.runtimes.tensorrt import WEIGHTS
 from kdc_edge.spec import component_ports, pipeline_spec
 
 if TYPE_CHECKING:
@@ -30,6 +27,7 @@ if TYPE_CHECKING:
     from convert.nvidia.quantise import Small
 
 IR_VERSION = 9  # the last that TensorRT 10.3 was made with; opset 19's own
+PARITY_BY = "emulated: fp32 on a CPU, every 16-bit tensor rounded"
 
 
 @dataclass(frozen=True)
@@ -47,11 +45,12 @@ def export_typed(
     calls: Calls,
     leave: Sequence[str] = (),
     fused: bool = False,
+    any_size: bool = False,
     narrow_ports: bool = False,
     batch: int | None = None,
     wide: Sequence[str] = (),
 ) -> TypedExport:
-    """Writes `folder`/model.onnx and what is in it but for the weights' values.
+    """Writes `folder`/model.onnx.
 
     With `narrow_ports` inputs and outputs are 16 bits wide as `io` says; `batch` fixes it; operators that `wide` names are
     islands beside those that the probe finds.
@@ -63,7 +62,7 @@ def export_typed(
     start = time.perf_counter()
     opened = Checkpoint.open(checkpoint)
     spec = pipeline_spec(opened)
-    ports = component_ports(opened, spec)[component]
+    ports = component_ports(opened, spec, any_size)[component]
     network = load_network(opened, component)
     plan, left = _plan(network, scheme, calls, leave)
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -82,7 +81,6 @@ def export_typed(
     model.ir_version = IR_VERSION
     folder.mkdir(parents=True, exist_ok=True)
     export.save(model, folder / export.MODEL)
-    write_json(folder / WEIGHTS, signature(folder / export.MODEL))
     counters = export.counted(folder / export.MODEL, ports, spec)
     reasons = {node.name: why for node, why in islands.items()}
     return TypedExport(time.perf_counter() - start, peak_mib(), parameters, counters, tuple(left), reasons)

@@ -53,7 +53,7 @@ class GenerateConfig:
     width: int | None = None
     runtime: str | None = None
     """ort, openvino, coreml or tensorrt; if not given the first that reads the bundle and can be had; auto: the fastest,
-    measured once; mil and emulated check Core ML and TensorRT bundles on any machine; fake: noise, without a network."""
+    measured once; mil and emulated check Core ML and 16-bit graphs on any machine; fake: noise, without a network."""
     provider: str | None = None
     """Of the runtime: cpu, cuda, tensorrt, coreml, openvino, ..."""
     threads: int | None = None

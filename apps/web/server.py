@@ -69,10 +69,9 @@ class Handler(SimpleHTTPRequestHandler):
         if self.path != RESULTS or self.receive is None or length > MOST:
             self.send_error(404)
             return
-        body = self.rfile.read(length)
+        self.receive(self.rfile.read(length))
         self.send_response(204)
         self.end_headers()
-        self.receive(body)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Silent: a person watches the page, not this."""

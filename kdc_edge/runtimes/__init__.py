@@ -67,7 +67,7 @@ RUNTIMES: dict[str, Entry] = {
     "openvino": Entry("kdc_edge.runtimes.openvino", ("onnx",)),
     "coreml": Entry("kdc_edge.runtimes.coreml", ("coreml",)),
     "mil": Entry("kdc_edge.runtimes.mil", ("coreml",), measured=False),
-    "emulated": Entry("kdc_edge.runtimes.emulated", ("tensorrt",), measured=False),
+    "emulated": Entry("kdc_edge.runtimes.emulated", ("onnx", "tensorrt"), measured=False),
     "tensorrt": Entry("kdc_edge.runtimes.tensorrt", ("tensorrt",)),
     "fake": Entry("kdc_edge.runtimes.fake", ("onnx", "coreml", "tensorrt"), measured=False),
 }

@@ -12,7 +12,9 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from convert import golden
+from convert import checks, golden
+from convert import onnx as onnx_converter
+from convert.onnx import OnnxConfig, convert
 from convert.parity import snr_db
 from kdc_edge import Bundle, Checkpoint, Pipeline
 from kdc_edge.noise import gaussian
@@ -117,6 +119,25 @@ def test_fp16_is_half_the_size_with_fp32_arithmetic(tiny_sd_bundle: Path):
     assert set(kinds.values()) == {onnx.TensorProto.FLOAT16}
     read_by = {name: {node.op_type for node in graph.node if name in node.input} for name in kinds}
     assert set().union(*read_by.values()) == {"Cast"}
+
+
+def test_for_cuda_fp16_is_the_arithmetic(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Products read fp16, normalisations are fp32 islands, ports stay fp32; every tensor rounded, it is near PyTorch."""
+    for module in (onnx_converter, checks):
+        monkeypatch.setattr(module, "in_own_process", lambda _, fn, *args, **kwargs: fn(*args, **kwargs))
+    settings = {"precision": "fp16", "target": "cuda", "components": ("unet",), "steps": 2, "any_size": True}
+    report = convert(OnnxConfig(tiny_checkpoint, tmp_path / "bundle", **settings))
+    assert report["parity_by"].startswith("emulated") and report["parity"]["unet"]["snr_db"] > 50
+    bundle = Bundle.open(tmp_path / "bundle")
+    assert {port.dtype for port in bundle.component("unet").inputs} == {"float32"}
+    graph = onnx.shape_inference.infer_shapes(onnx.load(bundle.path / "unet" / "model.onnx")).graph
+    kinds = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    kinds |= {weight.name: weight.data_type for weight in graph.initializer}
+    products = {kinds[name] for node in graph.node if node.op_type in ("Conv", "Gemm") for name in node.input}
+    assert products == {onnx.TensorProto.FLOAT16}
+    assert "MultiHeadAttention" in {node.op_type for node in graph.node}
+    islands = {name.partition("_")[0] for name in report["conversion"]["unet"]["islands"]}
+    assert "InstanceNormalization" in islands and "Conv" not in islands
 
 
 def test_no_file_knows_where_it_was_made(pair: tuple[Checkpoint, Bundle]):
