@@ -26,9 +26,9 @@ async function draw(request, over = pipeline) {
 }
 
 /** The Problem of opening `read`, as [kind, message]. */
-async function problem(read) {
+async function problem(read, more) {
   try {
-    await opened(read);
+    await opened(read, more);
   } catch (error) {
     return error instanceof Problem ? [error.kind, error.message] : ["not a Problem", String(error)];
   }
@@ -50,6 +50,7 @@ console.log(JSON.stringify({
   damaged: await problem(changed("unet/model.onnx", (bytes) => (bytes[100_000]++, bytes))),
   short: await problem(changed("unet/model.onnx", (bytes) => bytes.subarray(0, 1000))),
   missing: await problem(folder(work)),
+  memory: await problem(folder(bundle), { freeMib: 64 }),
   newer: await problem(manifest('"format": 1', '"format": 2')),
   other: await problem(manifest('"runtime": "onnx"', '"runtime": "coreml"')),
   outside: await problem(manifest('"golden/golden.json"', '"../golden.json"')),

@@ -79,6 +79,7 @@ def test_a_long_prompt_is_cut_and_the_rest_counted(found):
         ("short", "damaged", "unet/model.onnx has 1000 bytes and should have"),
         ("missing", "damaged", "manifest.json cannot be read (ENOENT"),
         ("outside", "damaged", "'../golden.json', which is not a plain path inside the bundle"),
+        ("memory", "memory", "MiB of memory, 64 MiB are free. Close something else"),
         ("newer", "newer", "This model is of format 2, newer than the 1"),
         ("other", "runtime", "This model is made for Apple's Core ML"),
         ("unserved", "network", "The server does not answer."),

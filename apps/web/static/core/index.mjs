@@ -14,11 +14,15 @@ export { explain, Problem } from "./problems.mjs";
 
 /**
  * A bundle's Pipeline, with its `manifest` and, for conformance, `golden()`. `read(name)` gives a file's bytes, each checked against
- * the manifest's size and SHA-256. Problem where the bundle is another runtime's, newer, or damaged. With `frugal` one network is in
- * memory at a time.
+ * the manifest's size and SHA-256. Problem where the bundle is another runtime's, newer, damaged, or needs more than `freeMib`. With
+ * `frugal` one network is in memory at a time.
  */
-export async function open(read, { ort, Tokenizer, provider = "wasm", frugal = false }) {
+export async function open(read, { ort, Tokenizer, provider = "wasm", frugal = false, freeMib = Infinity }) {
   const manifest = await parse(new TextDecoder().decode(await bytes(read, "manifest.json"))), files = {};
+  const need = manifest.requires?.memory_mib ?? 0;
+  if (need > freeMib) {
+    throw new Problem("memory", `This bundle needs ${need} MiB of memory, ${freeMib} MiB are free. Close something else, or fetch a smaller bundle.`);
+  }
   for (const path of manifest.wanted) files[path] = await checked(read, path, manifest.files[path]);
   const pipeline = await assemble(manifest, files, { ort, tokenizer: clip.bind(null, Tokenizer), provider, frugal });
   return Object.assign(pipeline, { manifest, golden: () => stored(files) });
