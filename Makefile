@@ -5,12 +5,13 @@
 # make gate        the default bundle against the committed counters
 # make gate-times  its times in turns with the revision before (BASE=HEAD~1), two minutes at most; only a regression fails
 # make web         serve the web app over the default bundle (or BUNDLE=folder); open the address that it prints
-# make system-deps what needs root (a browser, fonts, JUnit); without it the tests that use it skip
+# make system-deps what needs root (a browser, fonts, JUnit, C++ libraries); without it the tests that use it skip
 SHELL := /bin/bash
 VENV  ?= .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SYSTEM_PACKAGES := chromium fonts-noto-color-emoji unicode-data junit4
+SYSTEM_PACKAGES := chromium fonts-noto-color-emoji unicode-data junit4 g++ nlohmann-json3-dev libutf8proc-dev
+NEWER_PACKAGES := libonnxruntime-dev  # Debian 13's; with what it needs 70 MB on disk. The other C++ libraries are 2 MB
 
 # The first Python of 3.11 or later that runs; override with `make PYTHON=/path/to/python3.12`.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -102,7 +103,8 @@ gate-times: $(STAMP)
 
 system-deps:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(SYSTEM_PACKAGES); \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(SYSTEM_PACKAGES) \
+			$$(for p in $(NEWER_PACKAGES); do apt-cache pkgnames | grep -xF $$p || echo "system-deps: this system has no $$p" >&2; done); \
 	else \
 		echo "system-deps: needs root and apt-get; skipped: $(SYSTEM_PACKAGES)"; \
 	fi

@@ -1,5 +1,6 @@
 // golden/ of a bundle, and what a port makes of it: the stages of docs/conformance.md, each from golden inputs.
 
+import { GOLDEN } from "./manifest.mjs";
 import { Problem } from "./problems.mjs";
 import { rint } from "./samplers.mjs";
 
@@ -20,6 +21,12 @@ export const STAGES = {
   images: ["decoder", "images", "stored"],
   pictures: ["everything, from prompt to picture", "images", "stored"],
 };
+
+/** golden/ of a bundle's files: path → Blob. */
+export async function stored(files) {
+  const [settings, arrays] = GOLDEN;
+  return readGolden(JSON.parse(await files[settings].text()), await files[arrays].arrayBuffer());
+}
 
 /** golden.json and the arrays: name → {dtype, shape, data}. */
 export function readGolden(settings, buffer) {

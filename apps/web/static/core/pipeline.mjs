@@ -6,7 +6,7 @@ import { Problem } from "./problems.mjs";
 import { denoiser, most, plan, SAMPLERS, Schedule } from "./samplers.mjs";
 
 export class Pipeline {
-  /** `spec` is the manifest's pipeline; `run.encode(ids, batch)`, `.unet(sample, timestep, text, batch)`, `.decode(latents)`. */
+  /** `spec` is the manifest's pipeline; `run.encode(ids, batch)`, `.unet(sample, timestep, text, batch)`, `.decode(latents)`, `.close()`. */
   constructor(spec, tokenize, run) {
     Object.assign(this, { spec, tokenize, run, schedule: new Schedule(spec.betas), noise: gaussian });
   }
@@ -16,7 +16,7 @@ export class Pipeline {
   }
 
   /** The steps of one picture: {index, total, done, dropped, preview(), image()}; leave the loop to stop. */
-  async *stream({ prompt, seed, steps = this.spec.steps, guidance = this.spec.guidance, negative = "", sampler = this.spec.sampler }) {
+  async *stream({ prompt, seed = 0, steps = this.spec.steps, guidance = this.spec.guidance, negative = "", sampler = this.spec.sampler }) {
     this.check(seed, steps, sampler);
     const texts = (guidance === 1 ? [prompt] : [negative, prompt]).map((text) => this.tokenize(text));
     const text = await this.encodeIds(joined(BigInt64Array, texts.map(({ ids }) => ids)));
@@ -61,6 +61,11 @@ export class Pipeline {
     };
     const start = Float64Array.from(unit, (v) => v * plan.start);
     return SAMPLERS[sampler](denoiser(network, this.spec.prediction_type, this.schedule), start, plan, noise);
+  }
+
+  /** Give the networks' memory back. */
+  close() {
+    return this.run.close();
   }
 
   /** Unit-variance latents → RGBA. */

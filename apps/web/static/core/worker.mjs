@@ -1,17 +1,15 @@
 // The worker: everything heavy happens here, so that the page never freezes. Messages: {call, op, args} in;
 // {call, event}, then {call, result} or {call, problem} out.
 
-import { apart, judge, measure, readGolden, results, rgb } from "./golden.mjs";
-import { GOLDEN } from "./manifest.mjs";
-import { Networks } from "./networks.mjs";
-import { Pipeline } from "./pipeline.mjs";
+import { apart, judge, measure, results, rgb, stored } from "./golden.mjs";
+import { assemble } from "./index.mjs";
 import { pack, Problem } from "./problems.mjs";
 import { time } from "./timing.mjs";
 import { tokenizer } from "./tokenizer.mjs";
 
 const OPERATIONS = { open, warm, draw, golden, prove, benchmark };
 const stopped = new Set();
-let manifest, files, networks, pipeline, device, version;
+let manifest, files, pipeline, device, version;
 
 self.onmessage = async ({ data: { call, op, args } }) => {
   if (op === "stop") {
@@ -27,8 +25,6 @@ self.onmessage = async ({ data: { call, op, args } }) => {
   }
 };
 
-const json = async (path) => JSON.parse(await files[path].text());
-
 /** `device` is what device.mjs chose; `files`: path → Blob. Loads the runtime and the tokenizer. */
 async function open(args) {
   ({ manifest, files, device } = args);
@@ -37,15 +33,13 @@ async function open(args) {
   ort.env.wasm.numThreads = device.threads;
   version = ort.env.versions.web;
   ort.env.logLevel = "error";
-  const [data, config] = [await json("tokenizer/tokenizer.json"), await json("tokenizer/tokenizer_config.json")];
-  networks = new Networks(ort, manifest, files, device);
-  pipeline = new Pipeline(manifest.pipeline, tokenizer(data, config, manifest.pipeline.tokens), networks);
+  pipeline = await assemble(manifest, files, { ort, tokenizer, provider: device.provider, frugal: device.frugal });
 }
 
 /** Open all sessions, so that the first picture does not wait for them. */
 async function warm() {
   if (device.frugal) return;
-  for (const name of ["text_encoder", "unet", "vae_decoder"]) await networks.open(name);
+  for (const name of ["text_encoder", "unet", "vae_decoder"]) await pipeline.run.open(name);
 }
 
 async function draw(request, call, tell) {
@@ -71,20 +65,15 @@ function rough(latents, [channels, height, width]) {
   return { data, width, height };
 }
 
-async function stored() {
-  const [settings, arrays] = GOLDEN;
-  return readGolden(await json(settings), await files[arrays].arrayBuffer());
-}
-
 /** Every stage against golden/: verdicts, and the file that `kdc-edge conformance` judges. */
 async function golden({ app }, _, tell) {
-  const vectors = await stored(), measured = await measure(pipeline, vectors, (stage) => tell({ stage }));
+  const vectors = await stored(files), measured = await measure(pipeline, vectors, (stage) => tell({ stage }));
   return { verdicts: judge(vectors, measured), results: results(manifest.id, app, measured) };
 }
 
 /** Draw the first golden picture from its prompt. Problem where it is not the golden one. */
 async function prove() {
-  const { settings, arrays } = await stored();
+  const { settings, arrays } = await stored(files);
   for await (const frame of pipeline.stream({ ...settings, prompt: settings.prompts[0] })) {
     if (!frame.done) continue;
     const drawn = rgb(await frame.image()), off = apart(drawn, arrays.images.data.subarray(0, drawn.length));
@@ -97,5 +86,5 @@ async function prove() {
 
 /** The benchmark's times. */
 async function benchmark({ samples }, _, tell) {
-  return { latency: await time(pipeline, networks, samples, tell), version };
+  return { latency: await time(pipeline, pipeline.run, samples, tell), version };
 }
