@@ -131,6 +131,9 @@ public struct VerifiedBundle {
     public func file(_ name: String) -> URL { folder.appendingPathComponent(name) }
 
     private func verify(_ hashing: Hashing, _ progress: (Double) -> Void) throws {
+        for name in manifest.components.values.joined() where manifest.files[name] == nil {
+            throw Problem.damaged("The manifest vouches for no \(name). Fetch the bundle again.")
+        }
         for (name, entry) in manifest.files.sorted(by: { $0.key < $1.key }) {
             guard VerifiedBundle.isSafe(name) else {
                 throw Problem.damaged("The manifest lists '\(name)', which is outside the bundle.")

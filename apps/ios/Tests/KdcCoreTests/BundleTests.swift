@@ -47,6 +47,10 @@ final class BundleTests: XCTestCase {
             (text.replacingOccurrences(of: "\"steps\": 4", with: "\"steps\": \"4\""), "pipeline.steps must be a whole number"),
             (text.replacingOccurrences(of: "\"tokens\": 77,", with: ""), "has no 'tokens'"),
             (text.replacingOccurrences(of: "golden/golden.json", with: "../golden.json"), "outside the bundle"),
+            (
+                text.replacingOccurrences(of: "\"unet/model.onnx\": {", with: "\"unet/other.onnx\": {"),
+                "vouches for no unet/model.onnx"
+            ),
         ]
         for (changed, message) in broken {
             try changed.write(to: file, atomically: true, encoding: .utf8)

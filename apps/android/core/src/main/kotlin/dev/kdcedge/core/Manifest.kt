@@ -110,6 +110,9 @@ class Bundle private constructor(val folder: File, val manifest: Manifest) {
         }
 
         private fun verify(folder: File, manifest: Manifest, progress: (Double) -> Unit) {
+            for (name in manifest.components.values.flatMap { it.files } - manifest.files.keys) {
+                throw Problem.Damaged("The manifest vouches for no $name. Fetch the bundle again.")
+            }
             for ((name, entry) in manifest.files) {
                 if (!isSafe(name)) throw Problem.Damaged("The manifest lists '$name', which is outside the bundle.")
                 val seen = File(folder, name).takeIf { it.isFile }?.length()

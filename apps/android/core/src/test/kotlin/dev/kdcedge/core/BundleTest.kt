@@ -63,6 +63,7 @@ class BundleTest {
             text.replace("\"steps\": 4", "\"steps\": \"4\"") to "pipeline.steps must be a number",
             text.replace("\"tokens\": 77,", "") to "has no 'tokens'",
             text.replace("golden/golden.json", "../golden.json") to "outside the bundle",
+            text.replace("\"unet/model.onnx\": {", "\"unet/other.onnx\": {") to "vouches for no unet/model.onnx",
         )
         for ((changed, message) in broken) {
             file.writeText(changed)
