@@ -77,7 +77,7 @@ def cards(config: CardsConfig) -> dict[str, Any]:
     for path in config.files:
         for card in metric_cards.read(path).cards:
             alike = by_set.setdefault(card.prompts, [])
-            if card.kind != metric_cards.CEILING or all(card.numbers != other.numbers for other in alike):
+            if card.kind != metric_cards.CEILING or not any(metric_cards.same_figures(card, other) for other in alike):
                 alike.append(card)  # models of one autoencoder have one ceiling
     for alike in by_set.values():
         metric_cards.require_alike(alike, config.across)

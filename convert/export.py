@@ -74,7 +74,7 @@ def export_component(
     spec = pipeline_spec(opened)
     ports = component_ports(opened, spec, any_size)[component]
     network = load_network(opened, component)
-    plan = _plan(network, scheme, calls, leave) if isinstance(scheme, Weights | Mixed) else {}
+    plan, leave = _plan(network, scheme, calls, leave) if isinstance(scheme, Weights | Mixed) else ({}, leave)
     model, weights = traced(network, ports, spec, fused)
     if isinstance(scheme, Static):
         split_shortcuts(model.graph)
@@ -104,13 +104,24 @@ def traced(network: "torch.nn.Module", ports: Ports, spec: PipelineSpec, fused: 
     return model, _name_weights(model.graph, network)
 
 
-def _plan(network: "torch.nn.Module", scheme: Weights | Mixed, calls: Calls | None, leave: Names) -> "Plan":
+def _plan(
+    network: "torch.nn.Module", scheme: Weights | Mixed, calls: Calls | None, leave: Names
+) -> "tuple[Plan, Names]":
+    """How weights are stored, and the patterns of those that 8 bits spare."""
+    from convert.exclusions import STORED, Sensitivity, spared
     from convert.mixed import mixed_plan
-    from convert.weights import plan
+    from convert.weights import Half, plan, weighted
 
     if isinstance(scheme, Mixed):
-        return mixed_plan(network, scheme, calls, calls.some(PROBES), leave)
-    return plan(network, scheme, () if calls is None else calls, leave)
+        return mixed_plan(network, scheme, calls, calls.some(PROBES), leave), leave
+    if scheme.bits != 8 or not scheme.spare or calls is None:
+        return plan(network, scheme, () if calls is None else calls, leave), leave
+    feeds, probes = calls.apart(2 * PROBES)
+    found = plan(network, scheme, feeds, leave)
+    restored = {name: stored.restored() for name, stored in found.items()}
+    suffer = spared(Sensitivity(network, feeds, probes, leave, STORED, restored), floor_db(scheme))
+    layers = weighted(network)
+    return found | {name: Half(layers[name].weight) for name in suffer}, [*leave, *suffer]
 
 
 def _spared(network: "torch.nn.Module", scheme: Static, calls: Calls, leave: Names, fp32: Path) -> list[str]:
@@ -118,9 +129,7 @@ def _spared(network: "torch.nn.Module", scheme: Static, calls: Calls, leave: Nam
     from convert.exclusions import Sensitivity, afforded, spared
     from convert.latency import call_ms
 
-    count = 2 * PROBES
-    feeds = calls.others(count) if len(calls) > 2 * count else calls
-    found = Sensitivity(network, feeds, calls.some(count), leave)
+    found = Sensitivity(network, *calls.apart(2 * PROBES), leave)
     if scheme.budget_ms is None:
         names = spared(found, floor_db(scheme))
     else:

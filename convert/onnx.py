@@ -14,7 +14,7 @@ in --calibration.
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class OnnxConfig(ConvertConfig):
     exclude: tuple[str, ...] = ()
     """Weights by name (patterns) or operators (Conv, MatMul, Gather) left at fp16, or, where int8 multiplies, at fp32."""
     spare: bool = True
-    """With int8, find and leave at fp32 what cannot bear it: every layer is measured alone, hours for a large U-Net."""
+    """Find and leave at more bits what cannot bear 8: every layer is measured alone, hours for a large U-Net."""
     budget_mib: float | None = None
     """MiB for the U-Net's weights, with --precision mixed."""
     budget_ms: float | None = None
@@ -121,6 +121,8 @@ def _scheme(config: OnnxConfig, component: str) -> Scheme:
             return Mixed(config.budget_mib)
         case Weights(16) if TARGETS[config.target].halves:
             return Typed()
+        case Weights() as scheme:
+            return replace(scheme, spare=config.spare)
         case scheme:
             return scheme
 

@@ -28,6 +28,8 @@ class Weights:
 
     bits: Literal[16, 8, 4]
     block: int | None = None
+    spare: bool = True
+    """With 8 bits, leave layers at 16 that suffer, by measurement."""
 
 
 @dataclass(frozen=True)

@@ -109,13 +109,13 @@ def _plan(
 
     if scheme.weights is None:
         return {}, list(leave)
-    left, count = list(dict.fromkeys([*leave, "Gather"])), 2 * export.PROBES
-    feeds = calls.others(count) if len(calls) > 2 * count else calls
+    left = list(dict.fromkeys([*leave, "Gather"]))
+    feeds, probes = calls.apart(2 * export.PROBES)
     small = _small(network, scheme, feeds, left)
     if scheme.spare:
         arithmetic = {"int8": SYMMETRIC, "float8e4m3": E4M3}[scheme.weights] if scheme.products else STORED
         stored = {name: torch.from_numpy(restored(values)) for name, values in small.items()}
-        found = Sensitivity(network, feeds, calls.some(count), left, arithmetic, stored)
+        found = Sensitivity(network, feeds, probes, left, arithmetic, stored)
         left += (suffer := spared(found, floor_db(scheme)))
         small = {name: values for name, values in small.items() if name not in suffer}
     return small, left

@@ -128,6 +128,11 @@ def table(cards: Sequence[Card]) -> str:
     return "\n".join([*lines, "", *_notes(cards)]) + "\n"
 
 
+def same_figures(a: Card, b: Card) -> bool:
+    """To the digits that a table shows: another number of threads adds in another order."""
+    return {name: _cell(a, name) for name in a.numbers} == {name: _cell(b, name) for name in b.numbers}
+
+
 def _head(card: Card) -> str:
     if card.kind == CEILING:
         return card.model
@@ -156,9 +161,12 @@ def _notes(cards: Sequence[Card]) -> list[str]:
         number = next(card.numbers[name] for card in cards if name in card.numbers)
         rests.setdefault(_rest(number), []).append(name.replace("_", " "))
     notes += [f"{', '.join(names)}: {rest}." for rest, names in rests.items()]
+    missing: dict[tuple[str, str], list[str]] = {}
     for card in cards:
-        notes += [f"{card.model}: {name} {NOT_MEASURED}: {why}." for name, why in card.not_measured.items()]
-        notes += [f"{card.model}: {card.skipped} pictures could not be read and were left out."] if card.skipped else []
+        for pair in card.not_measured.items():
+            missing.setdefault(pair, []).append(card.model)
+    notes += [f"{', '.join(models)}: {name} {NOT_MEASURED}: {why}." for (name, why), models in missing.items()]
+    notes += [f"{c.model}: {c.skipped} pictures could not be read and were left out." for c in cards if c.skipped]
     return [f"- {note}" for note in notes]
 
 

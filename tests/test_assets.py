@@ -93,7 +93,7 @@ def test_the_teacher_reaches_its_floor(figure: str) -> None:
 
 
 @pytest.mark.parametrize("figure", ["by_text_top1", "by_picture_top1"])
-@pytest.mark.parametrize("name", [pytest.param("student", marks=MISSED), pytest.param("fewstep", marks=MISSED)])
+@pytest.mark.parametrize("name", [pytest.param("student", marks=MISSED), "fewstep"])
 def test_a_student_keeps_its_share(name: str, figure: str) -> None:
     share = figures(recorded(name))[figure] / figures(recorded("teacher"))[figure]
     assert share >= FLOORS[f"{name}_share_of_top1"]

@@ -46,6 +46,8 @@ def save_pipeline(
 ) -> Checkpoint:
     """Write a checkpoint that `StableDiffusionPipeline.from_pretrained` loads unchanged; atomic, refused if it exists."""
     tokenizer = pipeline.tokenizer
+    tokenizer.backend_tokenizer.no_truncation()  # the file would say how it was called last, and the checkpoint's id with it
+    tokenizer.backend_tokenizer.no_padding()
     stored = assemble(
         half(pipeline.unet), half(pipeline.vae), half(pipeline.text_encoder), tokenizer, pipeline.scheduler
     )

@@ -7,11 +7,11 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from kdc_edge.checkpoint import Checkpoint
+from kdc_edge.checkpoint import Checkpoint, CheckpointInfo
 from kdc_edge.errors import BundleError, UsageError
 from kdc_edge.files import write_json
 from train import diffusion
-from train.folders import load_pipeline
+from train.folders import load_pipeline, save_pipeline
 from train.pruning import prune
 from train.recipes import STUDENTS, PicturesConfig, StudentConfig, StudentSpec, UNetConfig
 from train.student import build_student, copy_map, cost, describe, pairs, prune_config, student
@@ -185,3 +185,10 @@ def test_a_config_that_is_no_unet(sd1: Path) -> None:
     write_json(sd1 / "unet" / "config.json", SD1 | {"up_block_types": ["UpBlock2D"]})
     with pytest.raises(BundleError, match="describes no UNet2DConditionModel"):
         student(StudentConfig(str(sd1), dry_run=True))
+
+
+def test_a_checkpoint_does_not_depend_on_how_its_tokenizer_was_called(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    pipeline, info = load_pipeline(str(tiny_checkpoint)), CheckpointInfo(1, "test", {})
+    fresh = save_pipeline(tmp_path / "fresh", pipeline, info)
+    pipeline.tokenizer("red apple", padding="max_length", truncation=True)
+    assert save_pipeline(tmp_path / "used", pipeline, info).id == fresh.id
