@@ -92,7 +92,7 @@ def own(bundle: Bundle) -> Own:
             if (reason := missing(name)) is None:
                 return Own(name, tuple(reasons))
             reasons.append(reason)
-    raise MissingBackend("; ".join(reasons))
+    raise MissingBackend("; ".join(dict.fromkeys(reasons)))
 
 
 def missing(name: str) -> str | None:

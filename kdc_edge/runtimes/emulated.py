@@ -39,7 +39,7 @@ def placement(bundle: Bundle, component: str, options: Options) -> dict[str, int
 
 
 def available() -> list[str]:
-    return ["cpu"]
+    return [name for name in ort.available() if name == "cpu"]
 
 
 def rounded(path: Path) -> bytes:

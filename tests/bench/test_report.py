@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench import record, verdict
@@ -103,7 +104,10 @@ def test_it_answers_which_bundle_how_fast_how_big_how_good_how_sure(everything: 
         "bundle-a int8-weights" in cards[0]
         and "the fastest; quality cannot be told from the best one&#x27;s, as of 2 in all" in cards[0]
     )
-    assert "45.1 ms" in cards[0] and "12.9 MB" in cards[0] and "75% [70%, 80%], 256 pictures" in cards[0]
+    slowest = 1.3 * np.median(read_json(BASELINE)["latency"]["picture"]["warm_wall_s"])
+    assert (
+        f"{1000 * slowest:.1f} ms" in cards[0] and "12.9 MB" in cards[0] and "75% [70%, 80%], 256 pictures" in cards[0]
+    )
     assert "timed there, 10 pictures" in cards[0] and "at least this long" in cards[3]
     assert read_json(BASELINE)["command"] in text, "the exact command"
 
