@@ -58,7 +58,7 @@ def test_a_bundles_own_runtime_is_the_first_that_can_be_had(bundle: Bundle, monk
     monkeypatch.setattr(openvino, "available", lambda: ["cpu"])
     assert str(own(bundle)) == "runtime openvino: it is not installed; pip install it"
     monkeypatch.setattr(openvino, "available", absent)
-    with pytest.raises(MissingBackend, match="^it is not installed; pip install it$"):
+    with pytest.raises(MissingBackend, match=r"^it is not installed; pip install it$"):
         own(bundle)
 
 
