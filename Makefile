@@ -46,7 +46,7 @@ DEMO_PROMPTS := "red apple" "rocket" "flag: Norway" "thumbs up: medium skin tone
 
 demo: $(STAMP)
 	@mkdir -p demo && rm -rf demo/run demo/runs demo/cards
-	$(BIN)/python -m train.distill --student kdc-small --steps 120 --run-dir demo/run -o demo/distilled --cache-dir demo/cache \
+	$(BIN)/python -m train.distill --student kdc-small --steps 80 --run-dir demo/run -o demo/distilled --cache-dir demo/cache \
 		--log demo/log.md --force
 	$(BIN)/python -m convert.onnx --model assets/emoji-64/teacher -o demo/teacher --force
 	$(BIN)/python -m convert.onnx --model assets/emoji-64/fewstep -o demo/fewstep --force
