@@ -25,12 +25,8 @@ from kdc_edge.tokenizer import Tokenizer
 
 TIMESTEPS = 4  # kept of every drawing
 SEED = 1_000_000  # drawings are seeded from here on, apart from the golden ones
-PROBED = [
-    "red apple",
-    "sailboat",
-    "flag: Norway",
-    "smiling face with sunglasses",
-]  # for overflow, where no file is given
+# drawn to look for overflow, where no file is given
+PROBED = ["red apple", "sailboat", "flag: Norway", "smiling face with sunglasses"]
 
 
 @dataclass(frozen=True)

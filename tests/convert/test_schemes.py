@@ -193,3 +193,18 @@ def test_a_shortcut_that_reads_two_parts_becomes_two_convolutions(tiny_checkpoin
     for feed in Calls(calls / "unet"):
         (out,) = found.run(None, feed)
         assert snr_db(reference(**feed)["out_sample"], out) > 10  # of random weights
+
+
+def test_stored_weights_spare_what_the_floor_asks_for(
+    tiny_checkpoint: Path, calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """With a floor that not every layer keeps in 8 bits; --no-spare leaves none."""
+    monkeypatch.setattr("convert.export.floor_db", lambda scheme: 45.0)
+    arguments = (tiny_checkpoint, "unet", tmp_path, Weights(8), Calls(calls / "unet"))
+    left = set(export.export_component(*arguments).left)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    kinds = {tensor.name.removesuffix(".T"): tensor.data_type for tensor in graph.initializer}
+    assert left and {kinds[name] for name in left} == {onnx.TensorProto.FLOAT16}
+    assert onnx.TensorProto.INT8 in {kinds[name] for name in kinds if name.endswith("weight") and name not in left}
+    whole = replace(Weights(8), spare=False)
+    assert export.export_component(tiny_checkpoint, "unet", tmp_path, whole, Calls(calls / "unet")).left == ()
