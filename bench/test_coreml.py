@@ -58,12 +58,17 @@ def test_palettes_are_found_faster_than_by_one_worker_and_are_no_worse() -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("shape", "most_gb"), [(None, 4.0), (SD1, 5.5)], ids=["482M student", "Stable Diffusion 1.5"])
-def test_what_a_unet_in_fp16_takes(shape: dict[str, Any] | None, most_gb: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("shape", "precision", "most_gb"),
+    [(None, "fp16", 4.0), (None, "palette6", 4.0), (SD1, "fp16", 5.5)],
+    ids=["482M student, fp16", "482M student, palette6", "Stable Diffusion 1.5, fp16"],
+)
+def test_what_a_unet_takes(shape: dict[str, Any] | None, precision: str, most_gb: float, tmp_path: Path) -> None:
+    """The converting process; the two that look for palettes beside it hold about 0.1 GB each."""
     pytest.importorskip("coremltools", reason="coremltools is not installed; pip install 'kdc-edge[coreml]'")
     save(tmp_path / "checkpoint", 64, shape)
     settings = Settings("ios17", True, About("someone", "Apache-2.0", "1"), batch=2)
-    plan = PRECISIONS["fp16"]["unet"]
+    plan = PRECISIONS[precision]["unet"]
     took = in_own_process("unet", package_component, tmp_path / "checkpoint", "unet", tmp_path, settings, plan)
     print(f"{took.parameters / 1e6:.1f}M parameters: {took.peak_mib:.0f} MiB at most, {took.seconds:.0f} s")
     assert took.peak_mib <= most_gb * GB
