@@ -31,6 +31,7 @@ const recall = (key) => {
 
 const studio = new Studio(hear);
 const gallery = new Gallery({ list: $("gallery"), empty: $("gallery-empty"), clear: $("clear") }, (picture) => {
+  $("film").replaceChildren(); // another picture's steps
   present(picture);
   fill(picture.settings);
   $("frame").scrollIntoView({ block: "nearest" });
@@ -249,8 +250,8 @@ function wire() {
   });
   $("lock").addEventListener("click", () => ($("lock").ariaPressed = String($("lock").ariaPressed !== "true")));
   $("pause").addEventListener("click", () => (fetching ? fetching.abort() : start()));
-  $("save").addEventListener("click", async () => save(await png(shown)));
-  $("share").addEventListener("click", async () => navigator.share({ files: [await png(shown)], title: shown.settings.prompt }).catch(() => {}));
+  $("save").addEventListener("click", () => save(png(shown)));
+  $("share").addEventListener("click", () => navigator.share({ files: [png(shown)], title: shown.settings.prompt }).catch(() => {}));
   $("copy").addEventListener("click", async () => {
     try {
       await navigator.clipboard.writeText(settingsText(shown));

@@ -3,10 +3,11 @@
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -36,9 +37,9 @@ def site(shared, modules) -> Path:
 
 
 @contextmanager
-def serving(folder: Path, **settings: Any) -> Iterator[str]:
-    with Server(folder, "127.0.0.1", 0, **settings) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+def serving(folder: Path, port: int = 0, **settings: Any) -> Iterator[str]:
+    with Server(folder, "127.0.0.1", port, **settings) as server:
+        threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
         yield server.url
         server.shutdown()
 
@@ -59,7 +60,7 @@ def _link(source: str, target: str) -> None:
     Path(target).hardlink_to(source)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def playwright() -> Iterator[Any]:
     api = pytest.importorskip("playwright.sync_api", reason="no playwright here; pip install 'kdc-edge[dev]'")
     chromium.find()
@@ -67,7 +68,7 @@ def playwright() -> Iterator[Any]:
         yield started
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser(playwright) -> Iterator[Any]:
     started = playwright.chromium.launch(executable_path=chromium.find(), args=FLAGS)
     yield started
@@ -91,7 +92,7 @@ class Opened:
         self.page.wait_for_selector(READY)
         return self
 
-    def draw(self, prompt: str, seed: int = 0, steps: int = 4) -> str:
+    def draw(self, prompt: str, seed: int = 0, steps: int = 1) -> str:
         """Types, presses Enter, waits; the status line. The picture is the gallery's first."""
         before = self.page.locator("#gallery li").count()
         self.page.fill("#seed", str(seed))
@@ -101,6 +102,12 @@ class Opened:
         self.page.wait_for_selector(f"#gallery li:nth-child({before + 1})")
         self.page.wait_for_selector("#draw:visible")
         return self.status()
+
+    def empty(self) -> None:
+        """Its gallery."""
+        if self.page.is_visible("#clear"):
+            self.page.click("#clear")
+            self.page.wait_for_selector("#gallery-empty:visible")
 
     def status(self) -> str:
         return self.page.inner_text("#status")
@@ -138,13 +145,14 @@ class Visited:
 
     def __init__(self, chromium_type: Any, site: Path, folder: Path) -> None:
         self.type, self.site, self.folder, self.port = chromium_type, site, folder, 0
+        self.kept: Opened | None = None
         self.serve()
         self.start()
 
     def serve(self) -> None:
-        self.server = Server(self.site, "127.0.0.1", self.port)
-        self.url, self.port = self.server.url, self.server.server_address[1]
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.server = ExitStack()
+        self.url = self.server.enter_context(serving(self.site, self.port))
+        self.port = urlsplit(self.url).port or 0
 
     def start(self) -> None:
         rights = ["clipboard-read", "clipboard-write"]
@@ -158,15 +166,25 @@ class Visited:
 
     @contextmanager
     def without_server(self) -> Iterator[None]:
-        self.server.shutdown()
-        self.server.server_close()
+        self.server.close()
         yield
         self.serve()
 
+    def page(self) -> Opened:
+        """The app, just loaded."""
+        opened = Opened(self.context.new_page())
+        opened.page.on("dialog", lambda dialog: dialog.accept())
+        return opened.ready(self.url)
+
+    def warm(self) -> Opened:
+        """The page that stays open from test to test: its WebAssembly is compiled for speed by now."""
+        if self.kept is None or self.kept.page.is_closed() or not self.kept.page.is_visible("#draw"):
+            self.kept = self.page()
+        return self.kept
+
     def close(self) -> None:
         self.context.close()
-        self.server.shutdown()
-        self.server.server_close()
+        self.server.close()
 
 
 @pytest.fixture(scope="module")
@@ -178,12 +196,19 @@ def visited(playwright, site, tmp_path_factory) -> Iterator[Visited]:
 
 @pytest.fixture
 def ready(visited) -> Iterator[Opened]:
-    """The app in `visited`, ready to draw, with an empty gallery; the test fails if its console has an error."""
-    opened = Opened(visited.context.new_page()).ready(visited.url)
-    opened.page.on("dialog", lambda dialog: dialog.accept())
+    """The app in `visited`, ready to draw, gallery empty, maybe used before; the test fails if its console has an error."""
+    opened = visited.warm()
+    opened.errors.clear()
     yield opened
-    if opened.page.is_visible("#clear"):
-        opened.page.click("#clear")
-        opened.page.wait_for_selector("#gallery-empty:visible")
+    opened.empty()
+    assert opened.errors == []
+
+
+@pytest.fixture
+def fresh(visited) -> Iterator[Opened]:
+    """As `ready`, in a page of its own that was just loaded."""
+    opened = visited.page()
+    yield opened
+    opened.empty()
     opened.page.close()
     assert opened.errors == []

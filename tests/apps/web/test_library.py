@@ -91,6 +91,7 @@ def test_what_is_wrong_is_said(found, case, kind, words):
     assert words in found[case][1]
 
 
+@pytest.mark.slow
 def test_a_page_draws_by_it(open_page, url):
     page = open_page().page
     page.route("**/mine.html", lambda route: route.fulfill(body=PAGE, content_type="text/html"))

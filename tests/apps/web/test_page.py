@@ -53,7 +53,7 @@ def test_a_text_becomes_a_picture_step_by_step(ready):
         new MutationObserver(() => window.seen.push(document.getElementById("caption").textContent))
             .observe(document.getElementById("caption"), { childList: true });
     }""")
-    assert ready.draw("red apple", seed=0) == "Done."
+    assert ready.draw("red apple", steps=4) == "Done."
     assert page.evaluate("window.seen") == [*(f"Step {i} of 4" for i in (1, 2, 3)), "red apple · seed 0 · 4 steps"]
     assert page.locator("#film li").count() == 4
     assert golden_distance(ready.pixels()) <= 2
@@ -72,7 +72,7 @@ def test_a_text_becomes_a_picture_step_by_step(ready):
     assert page.is_visible("#gallery-empty")
 
 
-def test_another_seed_comes_by_itself_unless_it_is_kept(ready):
+def test_another_seed_comes_by_itself_unless_it_is_kept_and_the_gallery_brings_one_back(ready):
     page = ready.page
     ready.draw("rocket", seed=5)
     page.click("#draw")
@@ -83,8 +83,14 @@ def test_another_seed_comes_by_itself_unless_it_is_kept(ready):
     page.click("#draw")
     page.wait_for_selector("#gallery li:nth-child(3)")
     assert page.input_value("#seed") == kept
+    page.click("#lock")
     page.locator("#ideas button").first.click()
     page.wait_for_selector("#gallery li:nth-child(4)")
+    page.wait_for_selector("#draw:visible")
+    page.click("#gallery li:nth-child(4) canvas")
+    assert page.inner_text("#caption") == "rocket · seed 5 · 1 step"
+    assert (page.input_value("#prompt"), page.input_value("#seed")) == ("rocket", "5")
+    assert page.locator("#film li").count() == 0
 
 
 def test_escape_stops_between_two_steps(ready):
@@ -120,29 +126,30 @@ def test_everything_has_a_name_and_is_reached_by_keyboard(ready):
     assert page.get_attribute("#status", "aria-live") == "polite"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_of_360_pixels_shows_all_of_it(ready, scheme, tmp_path):
-    page = ready.page
+def test_a_phone_of_360_pixels_shows_all_of_it(fresh, tmp_path):
+    page = fresh.page
     page.set_viewport_size({"width": 360, "height": 740})
-    page.emulate_media(color_scheme=scheme)
-    ready.draw("sunflower", seed=1)
+    fresh.draw("sunflower", seed=1)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     small = page.evaluate("""() => [...document.querySelectorAll("button:not([hidden])")].filter((button) =>
         button.checkVisibility() && button.getBoundingClientRect().height < 24).map((button) => button.outerHTML)""")
     assert small == []
-    page.screenshot(path=tmp_path / "phone.png")
-    paper = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
-    assert (sum(int(part) for part in paper[4:-1].split(",")) > 384) == (scheme == "light")
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.screenshot(path=tmp_path / f"phone-{scheme}.png")
+        paper = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+        assert (sum(int(part) for part in paper[4:-1].split(",")) > 384) == (scheme == "light")
 
 
-def test_saving_memory_draws_the_same(ready):
-    page = ready.page
+@pytest.mark.slow
+def test_saving_memory_draws_the_same(fresh):
+    page = fresh.page
     page.click("#device-button")
     page.check("#frugal")
     page.wait_for_selector("#device-label:has-text('saving memory')")
     page.click("#device button[value=close]")
-    ready.draw("red apple", seed=0)
-    assert golden_distance(ready.pixels()) <= 2
+    fresh.draw("red apple", steps=4)
+    assert golden_distance(fresh.pixels()) <= 2
     assert page.evaluate("document.querySelector('#film canvas').width") == 8  # a sketch: no decoder was open
     page.evaluate("localStorage.clear()")
 
@@ -157,35 +164,17 @@ def test_it_can_be_installed(ready):
     assert errors in ([], ["in-incognito"])
 
 
-def test_without_a_server_after_a_restart_it_draws_the_same(ready, visited):
-    """Page, model and gallery come from the device."""
-    ready.page.evaluate("navigator.serviceWorker.ready.then(() => true)")
-    ready.draw("rocket", seed=7)
-    before = ready.pixels()
-    visited.restart()
-    with visited.without_server():
-        opened = Opened(visited.context.new_page()).ready(visited.url)
-        assert opened.page.locator("#gallery li").count() == 1
-        assert opened.draw("rocket", seed=7) == "Done."
-        assert opened.pixels() == before
-        assert opened.errors == []
-        opened.page.on("dialog", lambda dialog: dialog.accept())
-        opened.page.click("#clear")
-        opened.page.wait_for_selector("#gallery-empty:visible")
-    ready.page = opened.page
-
-
-def test_a_tab_put_to_sleep_and_thrown_away_gets_its_text_back(ready):
-    page = ready.page
-    pending = json.dumps({"prompt": "owl", "seed": 12, "steps": 3})
+def test_a_tab_put_to_sleep_and_thrown_away_gets_its_text_back(fresh):
+    page = fresh.page
+    pending = json.dumps({"prompt": "owl", "seed": 12, "steps": 2})
     page.evaluate(f"localStorage.setItem('pending', {json.dumps(pending)})")
     page.reload()
     page.wait_for_selector(READY)
     assert "put this page to sleep while it was drawing" in page.inner_text("#notices")
-    assert [page.input_value(name) for name in ("#prompt", "#seed", "#steps")] == ["owl", "12", "3"]
+    assert [page.input_value(name) for name in ("#prompt", "#seed", "#steps")] == ["owl", "12", "2"]
     page.press("#prompt", "Enter")
     page.wait_for_selector("#gallery li")
-    assert page.inner_text("#caption") == "owl · seed 12 · 3 steps"
+    assert page.inner_text("#caption") == "owl · seed 12 · 2 steps"
     assert page.evaluate("localStorage.getItem('pending')") is None
 
 
@@ -219,3 +208,19 @@ def test_a_seed_that_is_none(ready):
     ready.page.click("#draw")
     ready.page.wait_for_selector(PROBLEM)
     assert ready.status() == "The seed is -1; it must be a whole number from 0 to 4294967295."
+
+
+def test_without_a_server_after_a_restart_it_draws_the_same(visited):
+    """Page, model and gallery come from the device."""
+    opened = visited.warm()
+    opened.page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+    opened.draw("rocket", seed=7)
+    before = opened.pixels()
+    visited.restart()
+    with visited.without_server():
+        opened = visited.warm()
+        assert opened.page.locator("#gallery li").count() == 1
+        assert opened.draw("rocket", seed=7) == "Done."
+        assert opened.pixels() == before
+        opened.empty()
+        assert opened.errors == []

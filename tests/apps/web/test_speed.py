@@ -27,13 +27,13 @@ ENGINE = """async ({ provider, base }) => {
 }"""
 
 
-def test_a_page_that_was_here_before_takes_a_text_within_a_second(ready):
+def test_a_page_that_was_here_before_takes_a_text_within_a_second(fresh):
     """From the navigation's start to an enabled button."""
     took = []
     for _ in range(5):
-        ready.page.reload()
-        ready.page.wait_for_selector("#draw:enabled")
-        took.append(ready.page.evaluate("performance.now()") / 1000)
+        fresh.page.reload()
+        fresh.page.wait_for_selector("#draw:enabled")
+        took.append(fresh.page.evaluate("performance.now()") / 1000)
     print(json.dumps({"seconds until it takes a text": took}))
     assert np.median(took) <= 1
 
@@ -41,7 +41,7 @@ def test_a_page_that_was_here_before_takes_a_text_within_a_second(ready):
 def test_the_first_picture_of_a_first_visit_is_there_within_ten_seconds(url, open_page):
     opened = open_page()
     start = time.perf_counter()
-    opened.ready(url).draw("birthday cake", seed=3)
+    opened.ready(url).draw("birthday cake", seed=3, steps=4)
     took = time.perf_counter() - start
     print(json.dumps({"seconds to the first picture": took}))
     assert took <= 10
