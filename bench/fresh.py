@@ -32,6 +32,17 @@ def measure(path: Path, runtime: str, options: Options) -> Fresh:
     return Fresh(opened, prepare, {**first, PICTURE: picture}, peak, device)
 
 
+def opening(path: Path, component: str, runtime: str, options: Options) -> tuple[float, float]:
+    """CPU seconds that opening one component takes a fresh process, and the most memory of that process, MiB."""
+    return in_own_process(f"opening the {component}", _opening, path, component, runtime, options)
+
+
+def _opening(path: Path, component: str, runtime: str, options: Options) -> tuple[float, float]:
+    bundle, start = Bundle.open(path), time.process_time()
+    open_runtime(bundle, component, runtime, options)
+    return time.process_time() - start, peak_mib()
+
+
 def _components(path: Path, runtime: str, options: Options) -> tuple[dict[str, float], dict[str, float]]:
     bundle = Bundle.open(path)
     prepare, first = {}, {}

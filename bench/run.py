@@ -42,6 +42,8 @@ class RunConfig:
     """Of the runtime; its own choice if not given."""
     allow_fallback: bool = False
     """Measure even where another provider than the one asked for runs operators."""
+    cache_dir: Path | None = None
+    """Where the runtime keeps what it compiles for this machine; the second run with it opens as later starts do."""
     browser: bool = False
     """Measure in this machine's browser instead, headless, with onnxruntime-web; the provider is wasm or webgpu."""
     seed: int = 0
@@ -56,13 +58,14 @@ def run(config: RunConfig) -> dict[str, Any]:
     if config.interleave and len(config.bundles) < 2:
         raise UsageError("--interleave needs two bundles or more, the first of which the others are compared with")
     if config.browser:
-        if config.interleave or config.soak or config.allow_fallback or config.runtime != "ort" or config.seed:
+        others = (config.interleave, config.soak, config.allow_fallback, config.cache_dir, config.seed)
+        if any(others) or config.runtime != "ort":
             raise UsageError(
                 "--browser takes --samples, --threads, --provider and --output alone; leave the others out"
             )
         return browser.run(config.bundles, config.output, config.samples, config.threads, config.provider)
     soak_s = None if config.soak is None else parse_duration(config.soak)
-    options = Options(config.threads, config.provider, config.allow_fallback)
+    options = Options(config.threads, config.provider, config.allow_fallback, config.cache_dir)
     runs = [Run(Bundle.open(path), i, config, options) for i, path in enumerate(config.bundles)]
     peaks = roof.measure(config.threads) if config.runtime == "ort" else None
     for each in runs:

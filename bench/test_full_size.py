@@ -8,7 +8,6 @@ Times are CPU seconds of one thread, all engines in turns.
 
 # side of the latent grid: 64 is a picture of 512 pixels
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -21,18 +20,17 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from bench import roof
+from bench import fresh, roof
 from convert.onnx import OnnxConfig, convert
 from kdc_edge import machine, timing
 from kdc_edge.bundle import Bundle
 from kdc_edge.checkpoint import Checkpoint
-from kdc_edge.process import in_own_process, peak_mib
 from kdc_edge.runtimes import Options, Runtime, open_runtime
 from kdc_edge.torch_ref.runtime import open_runtime as open_reference
 from tests.train.test_student import SD1
-from train import diffusion
+from train import diffusion, tiny_decoder
 from train.folders import assemble, half
-from train.recipes import STUDENTS
+from train.recipes import STUDENTS, DecoderConfig
 from train.student import from_config, prune_config
 from train.tokenizer import train_tokenizer
 from train.trainer import seeded
@@ -84,8 +82,8 @@ def sized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     yield Sized(request.param, checkpoint, bundles, conversions)
 
 
-def save(folder: Path, side: int, shape: dict[str, Any] | None = None) -> None:
-    """Random weights in the shapes of the 482M student of Stable Diffusion 1.x, or with a U-Net of another shape."""
+def save(folder: Path, side: int, shape: dict[str, Any] | None = None, tiny: bool = False) -> None:
+    """Random weights in the shapes of the 482M student of Stable Diffusion 1.x; else another U-Net, a tiny decoder."""
     tokenizer = train_tokenizer(["red apple", "rocket"], merges=10)
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0}
     text = CLIPTextConfig(
@@ -94,6 +92,9 @@ def save(folder: Path, side: int, shape: dict[str, Any] | None = None) -> None:
     config = prune_config(SD1, STUDENTS["kdc-small"]()) if shape is None else shape
     unet = seeded(0, lambda: half(from_config(config | {"sample_size": side})))
     vae = seeded(0, lambda: half(AutoencoderKL(**KL, sample_size=8 * side)))
+    if tiny:
+        of = DecoderConfig(folder)
+        vae = seeded(0, lambda: half(tiny_decoder.build(vae, of.channels, of.blocks)))
     encoder = seeded(0, lambda: half(CLIPTextModel(text)))
     assemble(unet, vae, encoder, tokenizer, diffusion.build_scheduler()).save_pretrained(folder)
 
@@ -147,20 +148,14 @@ def called(runtime: Runtime) -> Callable[[], object]:
     return partial(runtime, **feed)
 
 
-def test_opening(sized: Sized) -> None:
+def test_opening(sized: Sized, tmp_path: Path) -> None:
+    """As it is, and with what the first start kept for this machine."""
     if sized.side != 32:
         pytest.skip("measured at a side of 32")
+    print()
     for precision in ("fp32", "int8"):
-        cpu, mib = in_own_process("opening", opened, sized.bundles[precision])
-        print(f"\nunet {sized.side} {precision}: opened in {cpu:.2f} CPU s, {mib:.0f} MiB at most")
-    if "avx512_vnni" not in machine.instructions():
-        pytest.skip("measured and printed; the floors are of processors with AVX512-VNNI")
+        for cache in (None, tmp_path / precision, tmp_path / precision):
+            kept = "" if cache is None else ", with what an earlier start kept" if cache.exists() else ", keeping it"
+            cpu, mib = fresh.opening(sized.bundles[precision], "unet", "ort", Options(threads=1, cache_dir=cache))
+            print(f"unet {sized.side} {precision}{kept}: opened in {cpu:.2f} CPU s, {mib:.0f} MiB at most")
     assert cpu <= LOAD_S and mib <= SESSION_MIB
-
-
-def opened(path: Path) -> tuple[float, float]:
-    """CPU seconds of opening the U-Net, and the most memory of the process."""
-    bundle = Bundle.open(path)
-    start = time.process_time()
-    open_runtime(bundle, "unet", "ort", Options(threads=1))
-    return time.process_time() - start, peak_mib()

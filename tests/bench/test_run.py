@@ -20,6 +20,7 @@ from bench.side import WHAT
 from kdc_edge.bundle import Bundle
 from kdc_edge.errors import BundleError, GateError, UsageError
 from kdc_edge.files import read_json, write_json
+from kdc_edge.pipeline import COMPONENTS
 from tests.kdc_edge import builders
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +32,8 @@ def folder(hand_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(roof, "COPY_BYTES", 1 << 20)
-        run(RunConfig((hand_bundle, hand_bundle), folder / "b", interleave=True, samples=9, soak="1s", threads=1))
+        settings = {"interleave": True, "samples": 9, "soak": "1s", "threads": 1, "cache_dir": folder / "compiled"}
+        run(RunConfig((hand_bundle, hand_bundle), folder / "b", **settings))
     return folder / "b"
 
 
@@ -40,7 +42,7 @@ def records(folder: Path) -> list[record.Record]:
     return [record.read(path) for path in sorted(folder.glob("2*.json"))]
 
 
-def test_a_record_says_what_was_measured_on_what(records: list[record.Record], hand_bundle: Path) -> None:
+def test_a_record_says_what_was_measured_on_what(records: list[record.Record], folder: Path, hand_bundle: Path) -> None:
     first, found = records
     assert first.against is None and first.complete
     assert found.complete and found.bundle["id"] == Bundle.open(hand_bundle).id
@@ -51,6 +53,7 @@ def test_a_record_says_what_was_measured_on_what(records: list[record.Record], h
     assert found.peak_rss_mib > 20 and found.open_s > 0
     assert found.placement["unet"] == {"cpu": 6}
     assert found.settings.threads == 1 and found.versions["onnxruntime"]
+    assert len(list((folder.parent / "compiled").glob("*/model.onnx"))) == len(COMPONENTS)
     assert found.parity == record.NOT_MEASURED
     assert found.roof["macs_per_s"]["fp32"] > 1e8
     assert sum(minute.pictures for minute in found.soak) > 1
