@@ -13,7 +13,7 @@ import pytest
 from bench.test_full_size import save
 from convert.apple.package import About, Settings, package_component
 from convert.apple.palettes import Histogram, Job, fit_all, squared_error
-from convert.apple.schemes import PRECISIONS
+from convert.apple.schemes import PRECISIONS, Precision
 from kdc_edge.process import in_own_process
 from tests.train.test_student import SD1
 
@@ -63,7 +63,7 @@ def test_palettes_are_found_faster_than_by_one_worker_and_are_no_worse() -> None
     [(None, "fp16", 4.0), (None, "palette6", 4.0), (SD1, "fp16", 5.5)],
     ids=["482M student, fp16", "482M student, palette6", "Stable Diffusion 1.5, fp16"],
 )
-def test_what_a_unet_takes(shape: dict[str, Any] | None, precision: str, most_gb: float, tmp_path: Path) -> None:
+def test_what_a_unet_takes(shape: dict[str, Any] | None, precision: Precision, most_gb: float, tmp_path: Path) -> None:
     """The converting process; the two that look for palettes beside it hold about 0.1 GB each."""
     pytest.importorskip("coremltools", reason="coremltools is not installed; pip install 'kdc-edge[coreml]'")
     save(tmp_path / "checkpoint", 64, shape)

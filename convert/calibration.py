@@ -52,7 +52,7 @@ class Calls:
 
     def apart(self, count: int) -> "tuple[Calls, list[dict[str, np.ndarray]]]":
         """Calls to fit to, and `count` others to judge by; where there are few, those are among the first, too."""
-        return self.others(count) if len(self) > 2 * count else self, self.some(count)
+        return self.others(count) if len(self) >= 2 * count else self, self.some(count)
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("*.safetensors"))

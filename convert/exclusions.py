@@ -23,7 +23,6 @@ from convert.schemes import excluded
 from convert.weights import Feed, Feeds, operator, run, weighted
 from kdc_edge.errors import UsageError
 
-MARGIN_DB = 5.0  # above the floor: other calls than the probes are worse
 E4M3_TOP = 448.0
 
 
@@ -40,12 +39,16 @@ class Arithmetic:
     """What goes in is rounded; else weights alone are small."""
     floating: bool = False
     """In fp8 (e4m3) instead."""
+    probes: int = 32
+    """Calls to judge by."""
+    margin_db: float = 3.0
+    """Above the floor: other calls than the probes are worse."""
 
 
 UNSIGNED = Arithmetic(weight_bits=7, symmetric=False, outputs=True)  # onnxruntime's, see convert.integers
 SYMMETRIC = Arithmetic(weight_bits=8, symmetric=True, outputs=False)  # TensorRT's
 E4M3 = replace(SYMMETRIC, floating=True)
-STORED = replace(SYMMETRIC, inputs=False)
+STORED = replace(SYMMETRIC, inputs=False, probes=8, margin_db=5.0)  # calls differ less
 
 
 @dataclass
@@ -117,7 +120,7 @@ class Sensitivity:
 
 def spared(found: Sensitivity, floor: float) -> list[str]:
     """Names of weights to leave in fp32, so that the output stays `floor` dB and a margin above its error."""
-    names, wanted = list(found.layers), 10 ** (-(floor + MARGIN_DB) / 10)
+    names, wanted = list(found.layers), 10 ** (-(floor + found.arithmetic.margin_db) / 10)
     if found.errors(names).max() <= wanted:
         return []
     alone, costs = found.alone(), found.costs()

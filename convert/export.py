@@ -116,7 +116,7 @@ def _plan(
         return mixed_plan(network, scheme, calls, calls.some(PROBES), leave), leave
     if scheme.bits != 8 or not scheme.spare or calls is None:
         return plan(network, scheme, () if calls is None else calls, leave), leave
-    feeds, probes = calls.apart(2 * PROBES)
+    feeds, probes = calls.apart(STORED.probes)
     found = plan(network, scheme, feeds, leave)
     restored = {name: stored.restored() for name, stored in found.items()}
     suffer = spared(Sensitivity(network, feeds, probes, leave, STORED, restored), floor_db(scheme))
@@ -126,10 +126,10 @@ def _plan(
 
 def _spared(network: "torch.nn.Module", scheme: Static, calls: Calls, leave: Names, fp32: Path) -> list[str]:
     """Patterns: a shortcut's weight is split, and its parts are named after it."""
-    from convert.exclusions import Sensitivity, afforded, spared
+    from convert.exclusions import UNSIGNED, Sensitivity, afforded, spared
     from convert.latency import call_ms
 
-    found = Sensitivity(network, *calls.apart(2 * PROBES), leave)
+    found = Sensitivity(network, *calls.apart(UNSIGNED.probes), leave)
     if scheme.budget_ms is None:
         names = spared(found, floor_db(scheme))
     else:

@@ -110,10 +110,10 @@ def _plan(
     if scheme.weights is None:
         return {}, list(leave)
     left = list(dict.fromkeys([*leave, "Gather"]))
-    feeds, probes = calls.apart(2 * export.PROBES)
+    arithmetic = {"int8": SYMMETRIC, "float8e4m3": E4M3}[scheme.weights] if scheme.products else STORED
+    feeds, probes = calls.apart(arithmetic.probes)
     small = _small(network, scheme, feeds, left)
     if scheme.spare:
-        arithmetic = {"int8": SYMMETRIC, "float8e4m3": E4M3}[scheme.weights] if scheme.products else STORED
         stored = {name: torch.from_numpy(restored(values)) for name, values in small.items()}
         found = Sensitivity(network, feeds, probes, left, arithmetic, stored)
         left += (suffer := spared(found, floor_db(scheme)))

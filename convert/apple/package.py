@@ -165,12 +165,13 @@ def _measured(
     """The plan that has what is wanted, and what it rests on: tensors' sensitivities, or the spared ones."""
     from convert.apple.mixed import mixed_plan
     from convert.apple.spared import spared_plan
+    from convert.exclusions import STORED
 
     match wanted:
         case Budget(mib, uniform):
             return *mixed_plan(network, target, mib, uniform, calls.some(PROBES)), ()
         case Spare(floor_db):
-            plan, names = spared_plan(network, plan, floor_db, calls.some(2 * PROBES))
+            plan, names = spared_plan(network, plan, floor_db, calls.some(STORED.probes))
             return plan, {}, names
     return plan, {}, ()
 
