@@ -106,10 +106,9 @@ def test_what_converting_takes(sized: Sized) -> None:
             f"\nunet {sized.side} {precision}: {took['seconds']:.0f} s, {took['peak_mib']:.0f} MiB at most (estimated "
             f"{took['estimated_mib']}), {size:.0f} MB, {took['snr_db']:.1f} dB"
         )
-    for precision in ("fp32", "fp16"):
-        took = sized.conversions[precision]
-        assert took["snr_db"] >= (90 if precision == "fp32" else 50)
         assert took["peak_mib"] <= 1.1 * took["estimated_mib"]
+        if precision != "int8":  # of random weights
+            assert took["snr_db"] >= {"fp32": 90, "fp16": 50}[precision]
 
 
 def test_one_call_of_the_unet(sized: Sized) -> None:

@@ -1,8 +1,9 @@
 """What a conversion will take, before it starts: memory per component from the weights' size, disk from the precision.
 
 Memory is `BASE_MIB + FACTOR × weights in fp32`, fitted to the peaks of real exports (3 U-Nets of 25 to 211 MiB: 612, 900
-and 1,371 MiB; the line is within 2 % of them). Typed graphs are probed and take `TYPED_FACTOR` (U-Nets of 36 and 1,840 MiB:
-740 and 11,110 MiB at most). Each component is exported by a process of its own, so the largest decides.
+and 1,371 MiB; the line is within 2 % of them). Typed graphs are probed and take more (U-Nets of 36 and 1,840 MiB: 740 and
+11,110 MiB at most), and so does calibrating int8 products (832 and 10,286). Each component is exported by a process of its
+own, so the largest decides.
 """
 
 import math
@@ -13,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.schemes import Mixed, Scheme, Typed, Weights, calibrated, stored_bits
+from convert.schemes import Mixed, Scheme, Static, Typed, Weights, calibrated, stored_bits
 from kdc_edge.checkpoint import Checkpoint, read_header, weight_files
 from kdc_edge.errors import ResourceError
 from kdc_edge.spec import FOLDERS
 
-BASE_MIB, FACTOR, TYPED_FACTOR = 520, 4.1, 5.8
+BASE_MIB, FACTOR = 520, 4.1
+TYPED_BASE_MIB, TYPED_FACTOR = 520, 5.8
+STATIC_BASE_MIB, STATIC_FACTOR = 650, 5.3
 LARGEST = 4096  # columns of a layer whose correlations are measured together
 HESSIANS_BYTES = 2 << 30  # of the correlations that are measured at once
 SPARE_MIB = 64  # configs, golden vectors, the report
@@ -41,15 +44,20 @@ def estimate(checkpoint: Checkpoint, schemes: Mapping[str, Scheme]) -> Estimate:
     shapes = {name: _shapes(checkpoint.path / FOLDERS[name]) for name in schemes}
     elements = {name: sum(map(math.prod, found)) for name, found in shapes.items()}
     memory = {
-        name: math.ceil(BASE_MIB + _factor(scheme) * elements[name] * 4 / 2**20 + _rounding_mib(shapes[name], scheme))
+        name: math.ceil(_export_mib(scheme, elements[name] * 4 / 2**20) + _rounding_mib(shapes[name], scheme))
         for name, scheme in schemes.items()
     }
     disk = sum(elements[name] * stored_bits(scheme) / 8 for name, scheme in schemes.items())
     return Estimate(memory, SPARE_MIB + math.ceil(disk / 2**20))
 
 
-def _factor(scheme: Scheme) -> float:
-    return TYPED_FACTOR if isinstance(scheme, Typed) else FACTOR
+def _export_mib(scheme: Scheme, weights_mib: float) -> float:
+    match scheme:
+        case Typed():
+            return TYPED_BASE_MIB + TYPED_FACTOR * weights_mib
+        case Static():
+            return STATIC_BASE_MIB + STATIC_FACTOR * weights_mib
+    return BASE_MIB + FACTOR * weights_mib
 
 
 def _rounding_mib(shapes: Iterable[Sequence[int]], scheme: Scheme) -> float:
