@@ -23,6 +23,7 @@ if sys.platform != "win32":
     import fcntl
 
 AT_FDCWD, SWAP = -100, 2  # linux/fcntl.h; SWAP is RENAME_EXCHANGE there and RENAME_SWAP on macOS
+MISSES = 3  # locks that are not had in a row: this system has none
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -138,14 +139,20 @@ def _workspace(target: Path) -> Iterator[Path]:
 
 
 def _make_workspace(target: Path) -> tuple[Path, int | None]:
-    """A new workspace, named as one only when it is locked; what killed writers left is removed."""
+    """A new locked workspace; what killed writers left is removed."""
     for entry in list(target.parent.iterdir()):
         if entry.name.startswith(f".{target.name}.") and entry.name.endswith(".partial"):
             _remove_if_abandoned(entry)
-    fresh = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.new"
-    fresh.mkdir()
-    lock = _lock(fresh)
-    return fresh.rename(fresh.with_suffix(".partial")), lock
+    missed = 0
+    while True:
+        fresh = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.partial"
+        fresh.mkdir()
+        lock = _lock(fresh)
+        if fresh.exists() and (lock is not None or missed >= MISSES):
+            return fresh, lock
+        _unlock(lock)  # another writer took it for abandoned in between
+        shutil.rmtree(fresh, ignore_errors=True)
+        missed += 1
 
 
 def _remove_if_abandoned(folder: Path) -> None:
