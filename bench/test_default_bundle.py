@@ -1,14 +1,13 @@
 """The bundle that comes with the package, as pytest-benchmark functions, and against the teacher in PyTorch.
 
     pytest bench --benchmark-enable --benchmark-json runs/bench.json
-    pytest bench/test_default_bundle.py -m slow -s             # whole pictures, CPU seconds of one thread; ten minutes
+    pytest bench/test_default_bundle.py -m slow -s             # whole pictures, CPU seconds of one thread; three minutes
 
 In the ordinary test run each is called once, untimed.
 """
 
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from kdc_edge.runtimes import Options
 
 EMOJI = Path(__file__).parents[1] / "assets" / "emoji-64"
 STEPS, GUIDANCE = 20, 3.0  # the teacher's; fewer steps cost it more than a point
-FLOOR, SAMPLES = 30, 9  # of int8 products
+FLOOR, SAMPLES = 30, 9
 
 
 @pytest.fixture(scope="module")
@@ -44,29 +43,36 @@ def test_open(benchmark: Any) -> None:
 
 
 @pytest.mark.slow
-def test_pictures_against_diffusers_and_the_teacher(tmp_path: Path) -> None:
-    """The teacher's pipeline as its users run it, eagerly; the four-step student as it ships and with int8 products."""
-    pytest.importorskip("onnxruntime")
+@pytest.mark.xfail(raises=AssertionError, reason="not reached yet, docs/log.md has the figures")
+def test_a_picture_against_diffusers_and_the_teacher() -> None:
+    """As it ships: 8-bit weights, fp32 products."""
+    assert times_as_fast(DEFAULT_BUNDLE) >= FLOOR
+
+
+@pytest.mark.slow
+def test_a_picture_with_int8_products(tmp_path: Path) -> None:
+    calibration = EMOJI / "calibration.txt"
     convert(
         OnnxConfig(
-            EMOJI / "fewstep",
-            tmp_path / "int8",
-            precision="int8",
-            calibration=EMOJI / "calibration.txt",
-            calibration_prompts=32,
+            EMOJI / "fewstep", tmp_path / "int8", precision="int8", calibration=calibration, calibration_prompts=32
         )
     )
-    teacher, found = eager(), {}
-    for name, bundle in (("default bundle", DEFAULT_BUNDLE), ("int8", tmp_path / "int8")):
-        with Pipeline.open(bundle, "ort", Options(threads=1)) as pipe:
-            draw = partial(pipe.generate, "red apple")
-            found[name] = timing.compare(draw, teacher, seed=0, warmup=2, samples=SAMPLES, clock="cpu")
-        ours, theirs = (1000 * taken.quantile(0.5, "cpu") for taken in (found[name].a, found[name].b))
-        print(
-            f"\n{machine.processor()}: teacher in PyTorch {theirs:.0f} CPU ms a picture, {name} {ours:.1f}; "
-            f"{found[name].ratio:.1f} [{found[name].low:.1f}, {found[name].high:.1f}] times as fast"
+    assert times_as_fast(tmp_path / "int8") >= FLOOR
+
+
+def times_as_fast(bundle: Path) -> float:
+    """At least, as the teacher's pipeline as its users run it, eagerly; the bundle by its own sampler in four steps."""
+    pytest.importorskip("onnxruntime")
+    with Pipeline.open(bundle, "ort", Options(threads=1)) as pipe:
+        found = timing.compare(
+            lambda: pipe.generate("red apple"), eager(), seed=0, warmup=2, samples=SAMPLES, clock="cpu"
         )
-    assert found["int8"].low >= FLOOR
+    ours, theirs = (1000 * taken.quantile(0.5, "cpu") for taken in (found.a, found.b))
+    print(
+        f"\n{machine.processor()}: teacher in PyTorch {theirs:.0f} CPU ms a picture, {bundle.name} {ours:.1f}; "
+        f"{found.ratio:.1f} [{found.low:.1f}, {found.high:.1f}] times as fast"
+    )
+    return found.low
 
 
 def eager() -> Callable[[], object]:

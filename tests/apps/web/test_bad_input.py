@@ -57,6 +57,7 @@ def test_a_damaged_file_is_fetched_again_and_then_refused(url, open_page, site):
     opened.page.unroute(DECODER)
     opened.page.click("#pause")
     opened.page.wait_for_selector(READY)
+    assert opened.draw("rocket") == "Done."
 
 
 @pytest.mark.slow
