@@ -18,6 +18,7 @@ from kdc_edge.errors import GateError
 if TYPE_CHECKING:
     import onnx
 
+LARGE = 1024  # bytes
 Sizes = tuple[int, ...]
 SYMBOL = re.compile(r"((?P<factor>\d+)\*)?(?P<name>\w+)")
 Shapes = Callable[[str], Sizes]
@@ -39,6 +40,7 @@ def count_file(path: Path, inputs: Mapping[str, Sizes]) -> Counters:
     from onnx.shape_inference import infer_shapes
 
     model = onnx.load(path, load_external_data=False)
+    _forget_weights(model.graph)
     _fix_sizes(model.graph, inputs)
     arrays = _arrays(infer_shapes(model, data_prop=True).graph)
 
@@ -55,6 +57,16 @@ def count_file(path: Path, inputs: Mapping[str, Sizes]) -> Counters:
             macs += MACS[node.op_type](node, shape)
     operators = Counter(node.op_type for node in model.graph.node)
     return Counters(macs, moved, dict(sorted(operators.items())))
+
+
+def _forget_weights(graph: "onnx.GraphProto") -> None:
+    """Large values decide no shape, and inference would copy them twice."""
+    import onnx
+
+    for tensor in graph.initializer:
+        if len(tensor.raw_data) > LARGE:
+            tensor.ClearField("raw_data")
+            tensor.data_location = onnx.TensorProto.EXTERNAL
 
 
 def _fix_sizes(graph: "onnx.GraphProto", inputs: Mapping[str, Sizes]) -> None:

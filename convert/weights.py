@@ -117,9 +117,21 @@ def _adder(sums: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None
 def _columns(layer: nn.Module, x: Tensor, channels: slice) -> Tensor:
     """What the weight's columns are multiplied with, (K, N); of many positions some."""
     if isinstance(layer, nn.Conv2d):
-        # (B, K, L)
-        patches = F.unfold(x[:, channels], layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-        columns = patches.transpose(0, 1).flatten(1)
-    else:
-        columns = x[..., channels].flatten(0, -2).T
+        return _patches(layer, x[:, channels])
+    columns = x[..., channels].flatten(0, -2).T
     return columns[:, :: -(-columns.shape[1] // POSITIONS)]
+
+
+def _patches(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Of `F.unfold`'s columns (C·kh·kw, B·L) as many as are looked at, without making the others."""
+    down, across = layer.padding
+    x = F.pad(x, (across, across, down, down))
+    (kh, kw), (dh, dw), (sh, sw) = layer.kernel_size, layer.dilation, layer.stride
+    rows, columns = (x.shape[2] - dh * (kh - 1) - 1) // sh + 1, (x.shape[3] - dw * (kw - 1) - 1) // sw + 1
+    count = len(x) * rows * columns
+    place = torch.arange(0, count, -(-count // POSITIONS))[:, None, None]
+    picture, row, column = place // (rows * columns), place // columns % rows, place % columns
+    taken = x[
+        picture, :, row * sh + dh * torch.arange(kh)[:, None], column * sw + dw * torch.arange(kw)
+    ]  # (N, kh, kw, C)
+    return taken.permute(3, 1, 2, 0).flatten(0, 2)

@@ -18,7 +18,7 @@ from convert.mixed import Choice, allocate, size
 from convert.parity import snr_db
 from convert.rounding import Grid, gptq, nearest
 from convert.schemes import PRECISIONS, Dynamic, Mixed, Scheme, Static, Weights, excluded, floor_db, session
-from convert.weights import Half, hessians, plan, weighted
+from convert.weights import POSITIONS, Half, hessians, plan, weighted
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.ports import zeros
 from kdc_edge.spec import component_ports, pipeline_spec
@@ -138,6 +138,20 @@ def test_a_hessian_is_what_the_layers_columns_are_multiplied_with():
     ((_, (hessian,)),) = hessians(network, weighted(network), [{"x": x.numpy()}])
     row = layer.weight.flatten()
     assert float(row @ hessian @ row) == pytest.approx(float(layer(x).square().sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 1, 1), (1, 1, 0, 1), (3, 2, 1, 1), ((3, 1), (1, 2), (1, 0), 1), (3, 1, 2, 2)])
+@pytest.mark.parametrize("size", [(2, 8, 12), (2, 96, 64)], ids=str)
+def test_of_many_positions_some_are_looked_at(shape: tuple, size: tuple[int, int, int]):
+    layer = nn.Conv2d(3, 1, *shape, bias=False).requires_grad_(False)
+    network = nn.Module()
+    network.model, network.forward = layer, lambda x: layer(x)
+    x = torch.randn(size[0], 3, *size[1:], generator=torch.Generator().manual_seed(0))
+    ((_, (hessian,)),) = hessians(network, weighted(network), [{"x": x.numpy()}])
+    kernel, stride, padding, dilation = shape
+    every = nn.functional.unfold(x, kernel, dilation, padding, stride).transpose(0, 1).flatten(1)
+    seen = every[:, :: -(-every.shape[1] // POSITIONS)]
+    assert torch.allclose(hessian, seen @ seen.T, rtol=1e-5, atol=1e-6 * float(hessian.max()))
 
 
 def test_layers_can_be_left_alone_by_name_or_operator(tiny_checkpoint: Path, calls: Path):
