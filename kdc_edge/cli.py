@@ -17,7 +17,7 @@ from kdc_edge.files import replacing
 from kdc_edge.images import check_picture, contact_sheet, pixel_hash
 from kdc_edge.inspection import lines, look, open_any, summarize
 from kdc_edge.pipeline import Pipeline
-from kdc_edge.runtimes import Options, apple, mil
+from kdc_edge.runtimes import Options, apple, compiled, mil
 from kdc_edge.runtimes.engines import BuildOptions
 from kdc_edge.stages import STAGES, run_stage
 
@@ -61,7 +61,8 @@ class GenerateConfig:
     allow_fallback: bool = False
     """Go on where the provider asked for cannot be used."""
     cache_dir: Path | None = None
-    """Folder for what the runtime compiles for this machine: the first start fills it, later ones are faster."""
+    """Folder for what the runtime compiles for this machine: the first start fills it, later ones are faster; the user's
+    cache, ~/.cache/kdc-edge, if not given."""
     low_memory: bool = False
     """Hold one component in memory at a time; each picture takes longer."""
 
@@ -95,9 +96,8 @@ class DoctorConfig:
 def generate(config: GenerateConfig) -> dict[str, Any]:
     """Draw pictures from prompts."""
     outputs = _outputs(config)
-    options = Options(
-        config.threads, config.provider, config.allow_fallback, config.cache_dir, low_memory=config.low_memory
-    )
+    cache = compiled.usual() if config.cache_dir is None else config.cache_dir
+    options = Options(config.threads, config.provider, config.allow_fallback, cache, config.low_memory)
     with Pipeline.open(config.bundle, config.runtime, options) as pipe:
         images = [_draw(pipe, config, i) for i in range(len(config.prompts))]
     written = [contact_sheet(images, config.prompts)] if config.sheet else images
@@ -159,7 +159,7 @@ class BuildConfig:
     bundle: tyro.conf.Positional[Path]
     """A TensorRT bundle."""
     cache_dir: Path | None = None
-    """Folder for engines; ~/.cache/kdc-edge/engines if not given."""
+    """Folder for engines; the user's cache, ~/.cache/kdc-edge, if not given."""
     workspace_mib: int | None = None
     """Memory that kernels may use beside weights and activations."""
     version_compatible: bool = False

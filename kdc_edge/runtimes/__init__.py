@@ -28,7 +28,8 @@ class Options:
     allow_fallback: bool = False
     """Go on where the provider asked for is not the one used."""
     cache_dir: Path | None = None
-    """Folder for what the runtime compiles for this device: the first open fills it, later ones are faster and smaller."""
+    """Folder for what the runtime compiles for this device: the first open fills it, later ones are faster and smaller. If
+    not given, what takes minutes is kept in the user's cache, other things nowhere."""
     low_memory: bool = False
     """Hold one component at a time; each picture opens them all anew."""
 

@@ -4,6 +4,7 @@ A folder belongs to one component of one bundle, on one kind of processor, by on
 another folder is used. It can be deleted at any time.
 """
 
+import contextlib
 import hashlib
 import os
 import sys
@@ -18,6 +19,13 @@ def home() -> Path:
     """Where it is kept unless a folder is named: the user's cache, by the system's custom."""
     custom = "~/Library/Caches" if sys.platform == "darwin" else os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(custom).expanduser() / "kdc-edge"
+
+
+def usual() -> Path | None:
+    """Home, or None where it cannot be written."""
+    with contextlib.suppress(OSError):
+        home().mkdir(parents=True, exist_ok=True)
+    return home() if home().is_dir() and os.access(home(), os.W_OK) else None
 
 
 def folder(cache: Path, bundle: Bundle, component: str, *toolchain: str) -> Path:

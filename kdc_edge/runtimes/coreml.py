@@ -24,7 +24,6 @@ from kdc_edge.timing import SYSTEM
 
 UNITS = {"all": "ALL", "cpu": "CPU_ONLY", "gpu": "CPU_AND_GPU", "ane": "CPU_AND_NE"}
 DEVICES = {"MLCPUComputeDevice": "cpu", "MLGPUComputeDevice": "gpu", "MLNeuralEngineComputeDevice": "ane"}
-CACHE = Path("~/Library/Caches/kdc-edge")  # where nothing else is asked for: compiling takes minutes
 REMEDY = "ask for another --provider, or pass --allow-fallback to let Core ML choose"
 
 
@@ -106,7 +105,7 @@ def _unit(options: Options) -> str:
 
 def _compiled(library: Any, bundle: Bundle, component: str, options: Options) -> tuple[list[Path], bool]:
     """Compiled models of a component, and whether they had to be made."""
-    cache = CACHE.expanduser() if options.cache_dir is None else options.cache_dir
+    cache = compiled.home() if options.cache_dir is None else options.cache_dir
     folder = compiled.folder(cache, bundle, component, "coremltools", library.__version__)
     packages = apple.packages(bundle, component)
     names = [f"{package.stem}.mlmodelc" for package in packages]

@@ -123,15 +123,21 @@ def _kept(onnxruntime: Any, bundle: Bundle, component: str, options: Options, pr
 
 def _open(onnxruntime: Any, path: Path, settings: Any, providers: list[str], kept: Path | None) -> Any:
     """A session; from `kept`, whose weights are mapped into memory, or, where that cannot be read, leaving it there."""
-    if kept is None:
-        return onnxruntime.InferenceSession(str(path), settings, providers=providers)
-    if (kept / OPTIMISED).exists():
-        whole = settings.graph_optimization_level
+    whole = settings.graph_optimization_level
+    if kept is not None and (kept / OPTIMISED).exists():
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         with contextlib.suppress(Exception):
             return onnxruntime.InferenceSession(str(kept / OPTIMISED), settings, providers=providers)
         settings.graph_optimization_level = whole
         shutil.rmtree(kept)
+    if kept is not None:
+        with contextlib.suppress(Exception):  # a full disk is no reason not to run
+            return _keeping(onnxruntime, path, settings, providers, kept)
+        settings.optimized_model_filepath = ""
+    return onnxruntime.InferenceSession(str(path), settings, providers=providers)
+
+
+def _keeping(onnxruntime: Any, path: Path, settings: Any, providers: list[str], kept: Path) -> Any:
     with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
         made = Path(folder) / "made"
         made.mkdir()

@@ -4,7 +4,6 @@ name and in a sidecar. An engine of another machine or version is never loaded: 
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -48,11 +47,6 @@ class Identity:
         """A name that says the most, and ends in a hash of all."""
         digest = hashlib.sha256(schema.canonical(asdict(self))).hexdigest()
         return f"{component}-{self.onnx[:12]}-sm{self.sm}-trt{self.tensorrt}-{digest[:12]}{ENGINE}"
-
-
-def default_cache() -> Path:
-    """$XDG_CACHE_HOME/kdc-edge, in ~/.cache if it is not set."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdc-edge" / "engines"
 
 
 def differences(seen: dict[str, Any], wanted: Identity) -> list[str]:

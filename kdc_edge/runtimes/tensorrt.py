@@ -14,7 +14,7 @@ from kdc_edge.bundle import Bundle
 from kdc_edge.errors import BundleError, MissingBackend, UsageError
 from kdc_edge.files import read_json
 from kdc_edge.ports import Ports, check, resolve, zeros
-from kdc_edge.runtimes import Options, Runtime, engines, layers, plans
+from kdc_edge.runtimes import Options, Runtime, compiled, engines, layers, plans
 from kdc_edge.runtimes import device as cuda
 from kdc_edge.runtimes.half import widened
 
@@ -143,7 +143,7 @@ def open(bundle: Bundle, component: str, options: Options) -> Runtime:
 
 
 def _cached(bundle: Bundle, component: str, trt: Any, cudart: Any, cache: Path | None) -> bytes:
-    folder = plans.default_cache() if cache is None else cache
+    folder = compiled.home() if cache is None else cache
     wanted = identity(bundle, component, trt, cuda.device(cudart), DEFAULTS)
     path = plans.fitting(folder, component, wanted) or engine(bundle, component, trt, cudart, folder)[0]
     return path.read_bytes()
@@ -164,7 +164,7 @@ def engine(
     engines.check_device(bundle.manifest.precision, here.sm, here.memory_mib, options)
     model, profile = bundle.path / entry.files[0], entry.options.get("profile", {})
     return plans.obtain(
-        plans.default_cache() if cache is None else cache,
+        compiled.home() if cache is None else cache,
         component,
         identity(bundle, component, trt, here, options),
         lambda timing: engines.build(trt, model, entry.inputs, profile, options, timing),

@@ -24,6 +24,14 @@ finally:
 """
 
 
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path_factory):
+    """The user's."""
+    home = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    return home / "kdc-edge"
+
+
 def call(*argv):
     with pytest.raises(SystemExit) as caught:
         cli.main([str(arg) for arg in argv])
@@ -70,6 +78,20 @@ def test_several_prompts_are_numbered(hand_bundle, tmp_path, capsys):
     assert [picture["seed"] for picture in data["pictures"]] == [5, 6]
     assert call("generate", "heart", "--bundle", hand_bundle, "-o", output, "--seed", 6, "--json") == 0
     assert result(capsys)[0]["pictures"][0]["sha256"] == data["pictures"][1]["sha256"]
+
+
+def test_the_second_start_reads_what_the_first_compiled(hand_bundle, tmp_path, capsys, cache):
+    drawn, kept = [], []
+    for name in ("first.png", "second.png"):
+        assert call("generate", "red", "--bundle", hand_bundle, "-o", tmp_path / name, "--json") == 0
+        drawn.append(result(capsys)[0]["pictures"])
+        kept.append({path: path.stat().st_mtime_ns for path in cache.rglob("model.onnx")})
+    assert drawn[0] == drawn[1] and kept[0] == kept[1] and len(kept[0]) == 3
+
+
+def test_no_cache_is_no_reason_to_stop(hand_bundle, tmp_path, cache):
+    cache.write_text("no folder")
+    assert call("generate", "red", "--bundle", hand_bundle, "-o", tmp_path / "x.png") == 0
 
 
 def test_a_contact_sheet(hand_bundle, tmp_path, capsys):

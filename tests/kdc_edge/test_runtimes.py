@@ -1,4 +1,5 @@
 import builtins
+import resource
 from importlib.util import find_spec
 
 import numpy as np
@@ -195,6 +196,17 @@ def test_a_cache_that_cannot_be_written(bundle, tmp_path, name):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"--cache-dir .*file.*; name a folder that can be written"):
         open_runtime(bundle, "unet", name, Options(cache_dir=tmp_path / "file"))
+
+
+def test_a_disk_too_full_for_the_cache(tiny_bundle, tmp_path):
+    bundle, limits = Bundle.open(tiny_bundle), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        runtime = open_runtime(bundle, "unet", "ort", Options(threads=1, cache_dir=tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert np.isfinite(runtime(**zeros(bundle.component("unet").ports.inputs, {"batch": 1}))["out_sample"]).all()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_cache_of_another_processor_or_bundle_is_not_read(tiny_bundle, hand_bundle, tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ def machine(
     trt, log = fake(request.param, cuda=cuda)
     install(monkeypatch, trt, cuda)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return SimpleNamespace(trt=trt, log=log, cuda=cuda, cache=tmp_path / "cache" / "kdc-edge" / "engines")
+    return SimpleNamespace(trt=trt, log=log, cuda=cuda, cache=tmp_path / "cache" / "kdc-edge")
 
 
 def install(monkeypatch: pytest.MonkeyPatch, trt: object, cuda: Cuda) -> None:
