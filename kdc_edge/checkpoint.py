@@ -93,6 +93,11 @@ class Checkpoint:
         files = {n: sha256(self.path / n) for n in names if n not in OUTSIDE and not _hidden(n)}
         return hashlib.sha256(schema.canonical(files)).hexdigest()
 
+    @property
+    def sampling(self) -> Sampling | None:
+        """Its own; None where its recipe says nothing of it."""
+        return None if self.info is None else self.info.sampling
+
     def config(self, component: str) -> dict[str, Any]:
         """The parsed config of `unet`, `vae`, `text_encoder`, `tokenizer` or `scheduler`."""
         path = self.path / component / CONFIGS[component]

@@ -41,8 +41,8 @@ FIXED: dict[str, Any] = {
 
 def usual(checkpoint: Checkpoint, sampler: str) -> Sampling:
     """Steps and guidance where none are asked for: its own, or the sampler's; consistency models take no guidance."""
-    if checkpoint.info is not None and checkpoint.info.sampling is not None:
-        return checkpoint.info.sampling
+    if checkpoint.sampling is not None:
+        return checkpoint.sampling
     return Sampling(4, 1.0) if sampler == "lcm" else Sampling(20, 3.0)
 
 

@@ -30,7 +30,7 @@ from train.data import Pictures
 from train.drawing import sheet
 
 BATCH = 16
-GUIDANCE = 3.0
+GUIDANCE = 1.5
 
 
 @dataclass(frozen=True)

@@ -65,12 +65,12 @@ def learn_all(config: ContinualConfig, tasks: tuple["Task", ...], memory: int) -
     from train.lessons import distinct
 
     student = config.model
-    info = Checkpoint.open(student).info
-    distinct(tasks, () if info is None else info.tasks)
-    if info is not None and info.sampling is not None:
+    opened = Checkpoint.open(student)
+    distinct(tasks, () if opened.info is None else opened.info.tasks)
+    if opened.sampling is not None and opened.sampling.guidance <= 1:
         raise UsageError(
-            f"{student} was distilled to {info.sampling.steps} steps, which learning undoes; teach the model it was made "
-            "of, then run train.fewstep again"
+            f"{student} was distilled to {opened.sampling.steps} steps without guidance, which learning undoes; teach the "
+            "model it was made of, then run train.fewstep again"
         )
     found = []
     for number, task in enumerate(tasks):

@@ -54,6 +54,7 @@ def decoder(config: DecoderConfig) -> dict[str, Any]:
         config=settings,
         teacher=checkpoint.id,
         data=table.digest,
+        sampling=checkpoint.sampling,
         losses=logbook.curve(history),
         metrics=metrics,
     )

@@ -42,7 +42,8 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         return plan(config)
     refuse_existing(config.output_dir, config.force)
     pipeline = load_pipeline(config.teacher, config.revision)
-    teacher_id = Checkpoint.open(config.teacher).id if not config.revision else f"{config.teacher}@{config.revision}"
+    known = None if config.revision else Checkpoint.open(config.teacher)
+    teacher_id = f"{config.teacher}@{config.revision}" if known is None else known.id
     teacher = pipeline.unet.to(pick_device())
     spec = STUDENTS[config.student]()
     if config.init:
@@ -70,6 +71,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         config=settings,
         teacher=teacher_id,
         data=table.digest,
+        sampling=None if known is None else known.sampling,
         losses=logbook.curve(history),
         metrics=metrics,
     )

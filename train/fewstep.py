@@ -37,6 +37,7 @@ def fewstep(config: FewStepConfig) -> dict[str, Any]:
 
     from kdc_edge.checkpoint import Checkpoint, CheckpointInfo, Sampling
     from kdc_edge.files import refuse_existing
+    from kdc_edge.spec import pipeline_spec
     from train import diffusion, logbook
     from train.cache import cached
     from train.consistency import lcm_scheduler
@@ -49,6 +50,8 @@ def fewstep(config: FewStepConfig) -> dict[str, Any]:
     checkpoint = Checkpoint.open(config.model)
     start = checkpoint if config.init is None else beginning(config.init, checkpoint)
     pipeline = load_pipeline(str(config.model))
+    own = pipeline_spec(checkpoint).guidance
+    config = replace(config, guidance=(own, own) if config.guidance is None else config.guidance)
     solver = Solver.of(pipeline.scheduler, config.guidance)  # UsageError before anything is computed
     model = diffusion.for_training(pipeline.unet, pick_device()).requires_grad_(False)
     source, table = cached(config.pictures, pipeline, config.toned_share)

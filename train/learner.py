@@ -163,6 +163,7 @@ class Learner:
             config=settings,
             teacher=self.before.id,
             data=hashlib.sha256(canonical(settings["data"])).hexdigest(),
+            sampling=self.before.sampling,
             losses=logbook.curve(history),
             tasks=tuple(dict.fromkeys([*self.learned, *tasks])),
             metrics={

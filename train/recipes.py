@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 
 import tyro
 
+from kdc_edge.checkpoint import Sampling
 from kdc_edge.quality import Quality
 
 OutputDir = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+GUIDED = Sampling(steps=8, guidance=1.5)
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ class TeacherRecipe:
     autoencoder_loop: LoopConfig = LoopConfig(2300, 32, 2e-3, ema=0.995)
     text_loop: LoopConfig = LoopConfig(1500, 128, 1e-3, ema=0.995)
     unet_loop: LoopConfig = LoopConfig(4000, 64, 8e-4, "muon", warmup=200, ema=0.999)
+    sampling: Sampling = GUIDED
+    """How it and its students draw where nothing else is asked."""
 
 
 def emoji_64() -> TeacherRecipe:
@@ -291,8 +295,8 @@ class FewStepConfig:
     pictures: PicturesConfig = PicturesConfig()
     toned_share: float = 0.2
     """Share of the draws that go to pictures with a skin tone."""
-    guidance: tuple[float, float] = (3.0, 3.0)
-    """Least and greatest guidance of the model: the result draws as if guided by something between."""
+    guidance: tuple[float, float] | None = None
+    """Least and greatest guidance of the model, its own if not given: the result draws as if guided by something between."""
     steps_drawn: int = 4
     """Steps that the result takes for a picture."""
     parts: int = 2

@@ -63,6 +63,7 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
         config=settings,
         teacher=None,
         data=data,
+        sampling=recipe.sampling,
         losses=logbook.curve(history),
         metrics=run.metrics,
     )

@@ -300,7 +300,7 @@ def test_a_few_step_student_is_not_taught(whole: ContinualConfig, tmp_path: Path
     shutil.copytree(whole.model, tmp_path / "few")
     write_json(
         tmp_path / "few" / "kdc.json",
-        {"format": 1, "recipe": "fewstep", "config": {}, "sampling": {"steps": 4, "guidance": 1.0}},
+        {"format": 1, "recipe": "fewstep/progressive", "config": {}, "sampling": {"steps": 4, "guidance": 1.0}},
     )
     assert Checkpoint.open(tmp_path / "few").info.sampling == Sampling(4, 1.0)
     with pytest.raises(UsageError, match="distilled to 4 steps"):

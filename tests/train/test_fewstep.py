@@ -39,6 +39,7 @@ def test_a_run_makes_a_folder_that_draws_in_three_steps(
     checkpoint = Checkpoint.open(tmp_path / "out")
     assert checkpoint.id == found["checkpoint"] and checkpoint.info.teacher == Checkpoint.open(model).id
     assert checkpoint.info.sampling == Sampling(3, 1.0)
+    assert checkpoint.info.config["guidance"] == [pipeline_spec(Checkpoint.open(model)).guidance] * 2
     spec = pipeline_spec(checkpoint)
     assert (spec.steps, spec.guidance) == (3, 1.0)
     assert pipeline_spec(checkpoint, steps=8).steps == 8

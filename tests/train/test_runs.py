@@ -80,6 +80,7 @@ def test_its_weights_are_fp16_and_its_log_names_machine_and_settings(teacher: Pa
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118
     info = Checkpoint.open(teacher / "out").info
     assert info is not None and info.recipe == "teacher/emoji-64" and info.losses["steps"] == [3]
+    assert info.sampling == TINY.sampling
     log = (teacher / "log.md").read_text()
     assert "torch 2." in log and Checkpoint.open(teacher / "out").id in log and '"merges": 50' in log
 
@@ -122,6 +123,7 @@ def student(teacher: Path, few: Path) -> Path:
 def test_a_student_is_smaller_and_shares_the_rest(teacher: Path, student: Path) -> None:
     info = Checkpoint.open(student).info
     assert info is not None and info.teacher == Checkpoint.open(teacher / "out").id
+    assert info.sampling == TINY.sampling
     assert set(info.losses["terms"]) == {"task", "out", "feat", "soft"}
     pipeline = StableDiffusionPipeline.from_pretrained(student)
     assert pipeline.unet.mid_block is None
