@@ -121,6 +121,8 @@ class Learner:
             "teacher": None if teacher is None else Checkpoint.open(teacher).id,
             "buffer": None,
         }
+        if not self.memory:
+            found |= {"replay": None, "weights": None}  # they decide nothing
         return json.loads(json.dumps(found))
 
     def claim(self, settings: dict[str, Any]) -> None:

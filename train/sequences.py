@@ -12,8 +12,8 @@ Policy = Literal["reservoir", "class-balanced", "herding", "random"]
 Update = Literal["full", "cross-attention", "lora"]
 Method = Literal["naive", "joint", "replay", "replay-no-distillation", "pixel-replay"]
 METHODS: tuple[Method, ...] = ("naive", "joint", "replay", "replay-no-distillation", "pixel-replay")
-USUAL = LoopConfig(400, 64, 4e-4, "muon", warmup=25, ema=0.99)
-SHORT = LoopConfig(400, 64, 6e-4, "muon", warmup=25, ema=0.99)
+USUAL = LoopConfig(800, 32, 4e-4, "muon", warmup=50, ema=0.995)
+SHORT = LoopConfig(800, 32, 6e-4, "muon", warmup=50, ema=0.995)
 SMALL = UNetConfig(channels=(64, 96, 64), layers_per_block=1)  # 2,828,464 parameters on emoji-64's latents
 
 
@@ -21,9 +21,9 @@ SMALL = UNetConfig(channels=(64, 96, 64), layers_per_block=1)  # 2,828,464 param
 class RetentionWeights:
     """Weights of the terms on replayed draws, the task's own being 1; a term of weight 0 is not computed."""
 
-    replay_weight: float = 0.5
+    replay_weight: float = 1.0
     """The stored pictures' own target."""
-    previous_weight: float = 1.0
+    previous_weight: float = 2.0
     """Agreement with the student of before this task."""
     teacher_weight: float = 1.0
     """Agreement with --teacher, where one is given."""
@@ -45,7 +45,7 @@ class ReplayConfig:
     """Samples that the student of before a task draws of remembered captions, to be held to; 0 draws none."""
     pool_steps: int = 10
     """Guided steps of such a sample."""
-    pool_guidance: float = 3.0
+    pool_guidance: float = 1.5
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class ComparisonConfig:
     """TOML file of the one task that the base student learns first; emoji-64's other groups if not given."""
     pictures: PicturesConfig = field(default_factory=PicturesConfig)
     unet: UNetConfig = SMALL
-    base_steps: int = 2500
+    base_steps: int = 4000
     """Of the base student."""
     base_learning_rate: float = 1e-3
     loop: LoopConfig = SHORT

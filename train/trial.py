@@ -47,7 +47,7 @@ class Trial:
             raise UsageError("a comparison takes one base and two tasks or more")
         self.base = base[0]
         steps, rate = config.base_steps, config.base_learning_rate
-        self.long = replace(config.loop, steps=steps, learning_rate=rate, warmup=max(1, steps // 30), ema=0.998)
+        self.long = replace(config.loop, steps=steps, learning_rate=rate, warmup=max(1, steps // 30), ema=0.999)
         self.pictures = self._pictures()
         self.examiner = Examiner(self.pictures, config.judge, config.prompts, config.draw_steps, config.strip)
 
