@@ -27,7 +27,7 @@ def write(path: Path, found: Mapping[str, Any], trial: "Trial") -> Path:
         section("Kernel distance to each task's real pictures × 1000", measures(found["methods"], "kid")),
         section(
             "Over the tasks learned so far",
-            curves({name: so_far(m["top1"]["matrix"]) for name, m in sequences.items()}),
+            curves({name: so_far(m["top1"]["matrix"]) for name, m in sequences.items()}, tasks),
         ),
         section("Matrices: rows after a task, columns on a task", matrices(sequences, tasks)),
         section("The same prompts after every task", strips(trial, list(sequences), tasks)),
@@ -77,12 +77,11 @@ def so_far(matrix: Sequence[Sequence[float]]) -> list[float]:
     return [sum(row[: i + 1]) / (i + 1) for i, row in enumerate(matrix[1:])]
 
 
-def curves(series: Mapping[str, Sequence[float]]) -> str:
+def curves(series: Mapping[str, Sequence[float]], tasks: Sequence[str]) -> str:
     """A line per method as inline SVG, shares from 0 to 1 over tasks."""
-    count = max((len(values) for values in series.values()), default=1)
 
     def place(i: int, value: float) -> str:
-        x = LEFT + (WIDTH - LEFT - 12) * i / max(1, count - 1)
+        x = LEFT + (WIDTH - LEFT - 12) * i / (len(tasks) - 1)
         return f"{x:.1f},{12 + (HEIGHT - 70) * (1 - value):.1f}"
 
     marks: list[str] = []
@@ -90,6 +89,10 @@ def curves(series: Mapping[str, Sequence[float]]) -> str:
         x, y = place(0, value).split(",")
         marks.append(f'<line class="axis" x1="{x}" x2="{WIDTH - 12}" y1="{y}" y2="{y}"/>')
         marks.append(f'<text x="4" y="{float(y) + 4:.1f}">{value:.0%}</text>')
+    for i, task in enumerate(tasks):
+        anchor = "start" if i == 0 else "end" if i == len(tasks) - 1 else "middle"
+        x = place(i, 0).split(",")[0]
+        marks.append(f'<text x="{x}" y="{HEIGHT - 42}" text-anchor="{anchor}">{escape(task)}</text>')
     for number, (name, values) in enumerate(series.items()):
         points = " ".join(place(i, value) for i, value in enumerate(values))
         x, y = 8 + 208 * (number % 3), HEIGHT - 24 + 18 * (number // 3)
@@ -121,10 +124,11 @@ def strips(trial: "Trial", methods: Sequence[str], tasks: Sequence[str]) -> str:
     parts = [f"<p>{escape(', '.join(trial.examiner.shown))}; seed {trial.config.loop.seed}.</p>"]
     for method in methods:
         rows = [(task, trial.strip(method, task)) for task in tasks]
-        figures = [_figure(f"{method}, after {task}", path) for task, path in rows if path.exists()]
+        figures = [_figure(method, task, path) for task, path in rows if path.exists()]
         parts += [f"<h3>{escape(method)}</h3>", *figures] if figures else []
     return f'<div class="strip">{"".join(parts)}</div>'
 
 
-def _figure(label: str, path: Path) -> str:
-    return f"<figure>{picture(path, label)}</figure>"
+def _figure(method: str, task: str, path: Path) -> str:
+    caption = f"after {escape(task)}"
+    return f"<figure>{picture(path, f'{method}, {caption}')}<figcaption>{caption}</figcaption></figure>"
