@@ -1,6 +1,6 @@
 """The 482M student at full size: what converting takes, and how fast its U-Net runs against PyTorch and OpenVINO.
 
-    pytest bench/test_full_size.py -m slow -s        # an hour on 2 cores, 12 GB of memory
+    pytest bench/test_full_size.py -m slow -s        # an hour and a half on 2 cores, 12 GB of memory
 
 Weights are random, for neither speed nor memory asks what they are; int8 decibels of random weights say nothing of pictures.
 Times are CPU seconds of one thread, all engines in turns.
@@ -30,8 +30,9 @@ from kdc_edge.torch_ref.runtime import open_runtime as open_reference
 from tests.train.test_student import SD1
 from train import diffusion, tiny_decoder
 from train.folders import assemble, half
-from train.recipes import STUDENTS, DecoderConfig
+from train.recipes import DecoderConfig
 from train.student import from_config, prune_config
+from train.student_spec import STUDENTS
 from train.tokenizer import train_tokenizer
 from train.trainer import seeded
 

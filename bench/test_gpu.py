@@ -26,8 +26,8 @@ from kdc_edge.files import write_json
 from kdc_edge.pipeline import COMPONENTS
 from kdc_edge.runtimes import Options, open_runtime
 from tests.train.test_student import SD1
-from train.recipes import STUDENTS
 from train.student import from_config, prune_config
+from train.student_spec import STUDENTS
 from train.trainer import seeded
 
 RUNS = Path(__file__).resolve().parents[1] / "runs" / "gpu"

@@ -30,8 +30,9 @@ from train.diffusion import Cache, Latents
 from train.distill import distillation_loss
 from train.folders import assemble
 from train.loop import launch
-from train.recipes import STUDENTS, LoopConfig, LossWeights, PicturesConfig
+from train.recipes import LoopConfig, LossWeights, PicturesConfig
 from train.student import build_student, cost, from_config
+from train.student_spec import STUDENTS
 from train.tokenizer import pad_ids, train_tokenizer
 from train.trainer import Trainer, seeded
 

@@ -30,7 +30,6 @@ from train.data import Pictures
 from train.drawing import sheet
 
 BATCH = 16
-GUIDANCE = 1.5
 
 
 @dataclass(frozen=True)
@@ -100,9 +99,9 @@ class Examiner:
 
 
 def drawn(subject: Subject, prompts: Sequence[str], steps: int) -> NDArray[np.uint8]:
-    """(N, H, W, 3) uint8; picture i has the noise of seed i."""
+    """(N, H, W, 3) uint8; picture i has the noise of seed i, and the model's own guidance."""
     assert subject.pipeline is not None
-    how = How.of(subject.pipeline, 0, steps=steps, guidance=GUIDANCE)
+    how = How.of(subject.pipeline, 0, steps=steps)
     images = []
     for start in range(0, len(prompts), subject.batch):
         part = prompts[start : start + subject.batch]

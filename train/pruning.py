@@ -17,8 +17,9 @@ from torch import Tensor
 from kdc_edge.errors import UsageError
 from train import diffusion
 from train.cache import cached
-from train.recipes import PicturesConfig, StudentSpec
+from train.recipes import PicturesConfig
 from train.student import Config, build_student, cost, pairs
+from train.student_spec import StudentSpec
 from train.trainer import Part, generator_at, seeded
 
 if TYPE_CHECKING:

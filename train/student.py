@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from kdc_edge import command
 from kdc_edge.errors import BundleError, UsageError
 from train.quiet import quiet
-from train.recipes import STUDENTS, StudentConfig, StudentSpec
+from train.recipes import StudentConfig
+from train.student_spec import STUDENTS, StudentSpec
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel

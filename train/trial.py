@@ -139,7 +139,7 @@ class Trial:
             shape = (old.in_channels, old.sample_size, old.cross_attention_dim)
             unet = seeded(seed, lambda: diffusion.build(self.config.unet, *shape))
             about = {"unet": asdict(self.config.unet), "seed": seed, "networks": known.id}
-            save_pipeline(folder, with_unet(pipeline, unet), CheckpointInfo(1, "blank", about))
+            save_pipeline(folder, with_unet(pipeline, unet), CheckpointInfo(1, "blank", about, sampling=known.sampling))
         return folder
 
     def _pictures(self) -> dict[str, Pictures]:

@@ -172,7 +172,9 @@ def test_naive_joint_and_data_free(config: ContinualConfig, tmp_path: Path) -> N
     assert terms(tmp_path / "naive", replay=replace(config.replay, replay_memory="0")) == {"new"}
     assert terms(tmp_path / "joint", joint=True) == {"new"}
     assert not (tmp_path / "naive" / "buffer").exists() and not (tmp_path / "joint" / "buffer").exists()
-    data = [Checkpoint.open(tmp_path / name / "out" / "animals").info.config["data"] for name in ("naive", "joint")]
+    settings = [Checkpoint.open(tmp_path / name / "out" / "animals").info.config for name in ("naive", "joint")]
+    assert [found["replay"] for found in settings] == [found["weights"] for found in settings] == [None, None]
+    data = [found["data"] for found in settings]
     assert len(data[0]) == 1 and len(data[1]) == 2 and data[1][1] == data[0][0]
     assert terms(tmp_path / "free", replay=replace(config.replay, store="captions")) == {"new", "previous"}
     assert len(read(tmp_path / "free" / "buffer")) == 0

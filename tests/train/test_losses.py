@@ -7,8 +7,9 @@ import torch
 
 from train import diffusion, losses
 from train.losses import TERMS, Answers, matched_blocks, recorded, weighted
-from train.recipes import STUDENTS, UNetConfig
+from train.recipes import UNetConfig
 from train.student import build_student
+from train.student_spec import STUDENTS
 
 
 def constant(target: float, student: float, teacher: float) -> Answers:

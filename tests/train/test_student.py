@@ -13,8 +13,9 @@ from kdc_edge.files import write_json
 from train import diffusion
 from train.folders import load_pipeline, save_pipeline
 from train.pruning import prune
-from train.recipes import STUDENTS, PicturesConfig, StudentConfig, StudentSpec, UNetConfig
+from train.recipes import PicturesConfig, StudentConfig, UNetConfig
 from train.student import build_student, copy_map, cost, describe, pairs, prune_config, student
+from train.student_spec import STUDENTS, StudentSpec
 
 SD1 = {
     "sample_size": 64,
