@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,9 @@ def steps(trainer: Trainer, loss: Loss, label: str, log_every: int) -> Iterator[
     config, accelerator = trainer.config, trainer.accelerator
     sums: dict[str, Tensor] = {}
     count, started = 0, time.monotonic()
-    hidden = None if accelerator.is_main_process else True  # None: hidden where stderr is no terminal
+    hidden = (
+        None if accelerator.is_main_process and parent_process() is None else True
+    )  # None: where stderr is no terminal
     with tqdm(total=config.steps, initial=trainer.step, desc=label, unit="step", disable=hidden) as bar:
         while trainer.step < config.steps:
             found = trainer.advance(loss)

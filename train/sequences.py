@@ -125,6 +125,8 @@ class ComparisonConfig:
     """Also train from scratch on everything, for the cost of an update."""
     int8: bool = False
     """Also measure replay's checkpoints as int8 ONNX bundles."""
+    workers: int | None = None
+    """Processes that train at once; as many as there are cores, on a GPU one."""
     judge: str = "assets/emoji-64/judge"
     prompts: int = 48
     """Captions of each task that are drawn and judged, a fixed choice."""

@@ -1,12 +1,20 @@
 """One seed of the comparison: a base student, every method from it, and what the judge says after each task."""
 
+from collections.abc import Iterator
+from concurrent.futures import as_completed
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
+from tqdm import tqdm
 
 from kdc_edge.checkpoint import Checkpoint, CheckpointInfo
 from kdc_edge.errors import GateError, UsageError
 from kdc_edge.files import read_json, replace_file, write_json
+from kdc_edge.machine import cores
+from kdc_edge.process import processes
 from kdc_edge.spec import pipeline_spec
 from kdc_edge.stages import run_stage
 from train import diffusion
@@ -16,6 +24,7 @@ from train.data import Pictures, load
 from train.folders import load_pipeline, save_pipeline, with_unet
 from train.learner import Learner
 from train.lessons import Task, matching, read
+from train.quiet import quiet
 from train.replay import CAPTIONS, HEADER, RECORD, caption_bytes, parse_bytes
 from train.sequences import ComparisonConfig, ContinualConfig, Method
 from train.trainer import seeded
@@ -50,26 +59,51 @@ class Trial:
         self.long = replace(config.loop, steps=steps, learning_rate=rate, warmup=max(1, steps // 30), ema=0.999)
         self.pictures = self._pictures()
         self.examiner = Examiner(self.pictures, config.judge, config.prompts, config.draw_steps, config.strip)
+        self.blank, self.known = self.folder / "blank", self.folder / BASE / "checkpoints" / self.base.name
 
     def run(self) -> None:
         """Train and judge what is missing; `result.json` has a row for the base and one after each task, by method."""
-        path, config = self.folder / "result.json", self.config
+        path = self.folder / "result.json"
         found: dict[str, Any] = read_json(path) if path.exists() else {}
-        blank = self._blank()
-        start = self._learn(blank, (self.base,), self._settings(BASE, loop=self.long), 0)
-        first = self._examined(start[0], BASE)
-        for method in config.methods:
-            settings, memory = self._method(method)
-            folders = self._learn(start[0], self.tasks, settings, memory)
-            rows = [self._examined(folder, f"{method}-{folder.name}") for folder in folders]
-            found[method] = scores([first, *rows]) | {"seconds": [seconds(folder) for folder in folders]}
+        if not self.blank.exists():
+            self._save_blank()
+        for part in self._each():
+            found |= part
             write_json(path, found)
-        if config.scratch:
-            model = self._scratch(blank)
-            found[SCRATCH] = scores([self._examined(model, SCRATCH)]) | {"seconds": [seconds(model)]}
-        if config.int8 and "replay" in config.methods:
+
+    def _each(self) -> Iterator[dict[str, Any]]:
+        """The scores of every part, by method, as they come."""
+        config = self.config
+        alone, following = ([SCRATCH] if config.scratch else []), config.methods
+        workers = config.workers or (1 if torch.cuda.is_available() else cores())
+        if workers == 1:
+            yield from map(self.part, [BASE, *following, *alone])
+            return
+        with processes("the comparison", workers) as pool:
+            start = partial(pool.submit, in_worker, config, workers)
+            running = [start(name) for name in alone]
+            start(BASE).result()
+            running += [start(name) for name in following]
+            for done in tqdm(as_completed(running), f"seed {config.loop.seed}", len(running), unit="run", disable=None):
+                yield done.result()
+
+    def part(self, name: str) -> dict[str, Any]:
+        """Do what is missing of the base, of training from scratch or of a method, which wants the base done."""
+        if name == BASE:
+            self._learn(self.blank, (self.base,), self._settings(BASE, loop=self.long), 0)
+            self._examined(self.known, BASE)
+            return {}
+        if name == SCRATCH:
+            model = self._scratch()
+            return {SCRATCH: scores([self._examined(model, SCRATCH)]) | {"seconds": [seconds(model)]}}
+        settings, memory = self._method(name)
+        folders = self._learn(self.known, self.tasks, settings, memory)
+        first = self._examined(self.known, BASE)
+        rows = [self._examined(folder, f"{name}-{folder.name}") for folder in folders]
+        found = {name: scores([first, *rows]) | {"seconds": [seconds(folder) for folder in folders]}}
+        if self.config.int8 and name == "replay":
             found[INT8] = scores([first, *(self._as_int8(task.name) for task in self.tasks)]) | {"seconds": []}
-        write_json(path, found)
+        return found
 
     def strip(self, method: str, task: str) -> Path:
         """PNG of the examiner's shown captions after a task."""
@@ -110,11 +144,11 @@ class Trial:
         teach(replace(settings, model=student), tasks, memory)
         return [settings.output_dir / task.name for task in tasks]
 
-    def _scratch(self, blank: Path) -> Path:
+    def _scratch(self) -> Path:
         """Base and tasks at once from random weights, in as many steps as base and all tasks took."""
         loop = replace(self.long, steps=self.long.steps + len(self.tasks) * self.config.loop.steps)
         settings = self._settings(SCRATCH, loop=loop, joint=True)
-        return Path(Learner(settings, (self.base, *self.tasks), blank, 0).learn()["path"])
+        return Path(Learner(settings, (self.base, *self.tasks), self.blank, 0).learn()["path"])
 
     def _examined(self, model: Path, name: str) -> dict[str, Any]:
         return self.examiner.examine(model, self.folder / "exams" / f"{name}.json")
@@ -130,17 +164,15 @@ class Trial:
                 raise GateError(f"{model}: its conversion to int8 ended with exit code {code}")
         return self._examined(bundle, f"{INT8}-{task}")
 
-    def _blank(self) -> Path:
+    def _save_blank(self) -> None:
         """A student of random weights around the frozen autoencoder and text encoder."""
-        folder, seed = self.folder / "blank", self.config.loop.seed
-        if not folder.exists():
-            pipeline, known = load_pipeline(str(self.config.model)), Checkpoint.open(self.config.model)
-            old = pipeline.unet.config
-            shape = (old.in_channels, old.sample_size, old.cross_attention_dim)
-            unet = seeded(seed, lambda: diffusion.build(self.config.unet, *shape))
-            about = {"unet": asdict(self.config.unet), "seed": seed, "networks": known.id}
-            save_pipeline(folder, with_unet(pipeline, unet), CheckpointInfo(1, "blank", about, sampling=known.sampling))
-        return folder
+        pipeline, known = load_pipeline(str(self.config.model)), Checkpoint.open(self.config.model)
+        old, seed = pipeline.unet.config, self.config.loop.seed
+        shape = (old.in_channels, old.sample_size, old.cross_attention_dim)
+        unet = seeded(seed, lambda: diffusion.build(self.config.unet, *shape))
+        about = {"unet": asdict(self.config.unet), "seed": seed, "networks": known.id}
+        info = CheckpointInfo(1, "blank", about, sampling=known.sampling)
+        save_pipeline(self.blank, with_unet(pipeline, unet), info)
 
     def _pictures(self) -> dict[str, Pictures]:
         """Of each task, at the size the student draws."""
@@ -162,6 +194,13 @@ class Trial:
         items = (memory - HEADER - captions) / (webp_bytes(every) + RECORD)
         unet = Checkpoint.open(self.config.model).config("unet")
         return round(HEADER + captions + items * (2 * unet["in_channels"] * unet["sample_size"] ** 2 + RECORD))
+
+
+def in_worker(config: ComparisonConfig, workers: int, name: str) -> dict[str, Any]:
+    """A part of the trial, in a process of its own."""
+    quiet()
+    torch.set_num_threads(max(1, cores() // workers))
+    return Trial(config).part(name)
 
 
 def scores(rows: list[dict[str, Any]]) -> dict[str, Any]:

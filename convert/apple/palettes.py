@@ -10,9 +10,7 @@ PyTorch's threads would hang.
 import importlib.util
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 
@@ -20,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdc_edge.errors import MissingBackend
+from kdc_edge.process import processes
 
 PATTERNS = 1 << 16
 FEW = 8  # tensors that are not worth starting processes for
@@ -69,7 +68,7 @@ def fit_all(jobs: Sequence[Job], workers: int) -> list[Table]:
     if workers < 2 or len(jobs) < FEW:
         return [fit(job) for job in jobs]
     order = sorted(range(len(jobs)), key=lambda i: -len(jobs[i].histogram.values) << jobs[i].bits)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with processes("palettes", workers) as pool:
         found = dict(zip(order, pool.map(fit, [jobs[i] for i in order]), strict=True))
     return [found[i] for i in range(len(jobs))]
 

@@ -56,6 +56,7 @@ def config(
         prompts=3,
         draw_steps=2,
         strip=1,
+        workers=1,
     )
 
 
@@ -106,6 +107,15 @@ def test_a_seed_more_adds_to_what_is_there(config: ComparisonConfig, first: dict
     assert {path: path.stat().st_mtime_ns for path in (config.output_dir / "seed-0").rglob("*.safetensors")} == before
     with pytest.raises(UsageError, match="holds seeds with other base_steps"):
         comparison(replace(config, base_steps=5))
+
+
+def test_two_workers_find_what_one_does(config: ComparisonConfig, first: dict, tmp_path: Path) -> None:
+    comparison(replace(config, output_dir=tmp_path, workers=2, methods=("naive",)))
+    one, two = (read_json(folder / "results.json")["seeds"]["0"] for folder in (config.output_dir, tmp_path))
+    assert set(two) == {"naive", "scratch"}
+    for method in two:
+        assert two[method]["top1"] == one[method]["top1"]
+        assert np.allclose(two[method]["kid"], one[method]["kid"], rtol=1e-3)
 
 
 @pytest.fixture(scope="module")
