@@ -1,4 +1,5 @@
 # make demo        set up, then the whole line from the shipped teacher to demo/report.html; ten minutes on 2 cores
+# make demo-full   and what continual learning keeps: demo/comparison/comparison.html; five minutes more
 # make test        set up, lint, type-check, fast tests
 # make test-slow   shipped models, full-size conversions, long runs
 # make quality     every shipped model's FID, KID, CLIP score, ...: runs/cards/table.md; about five minutes of a core for each
@@ -24,7 +25,7 @@ BUNDLE := kdc_edge/data/emoji-64
 # What the web app is made of, and what the apps' tests run with (a Kotlin compiler); without npm those tests skip.
 NPM := apps/node_modules/.package-lock.json
 
-.PHONY: install demo test test-slow quality gate gate-times lint web system-deps clean
+.PHONY: install demo demo-full test test-slow quality gate gate-times lint web system-deps clean
 .DEFAULT_GOAL := test
 
 install: $(STAMP)
@@ -45,7 +46,7 @@ DEMO_PROMPTS := "red apple" "rocket" "flag: Norway" "thumbs up: medium skin tone
 	"soccer ball" "snowflake" "pizza" "red heart" "smiling face with sunglasses" "sailboat"
 
 demo: $(STAMP)
-	@mkdir -p demo && rm -rf demo/run demo/runs demo/cards
+	@mkdir -p demo && rm -rf demo/run demo/runs demo/cards demo/comparison
 	$(BIN)/python -m train.distill --student kdc-small --steps 80 --run-dir demo/run -o demo/distilled --cache-dir demo/cache \
 		--log demo/log.md --force
 	$(BIN)/python -m convert.onnx --model assets/emoji-64/teacher -o demo/teacher --force
@@ -59,6 +60,12 @@ demo: $(STAMP)
 	$(BIN)/python -m bench report demo/teacher demo/fewstep $(BUNDLE) demo/runs --cards demo/cards/*.json --history demo/history.sqlite \
 		--prompts $(DEMO_PROMPTS) --device iphone-14 galaxy-s25 jetson-orin-nano raspberry-pi-5 --training demo/distilled \
 		-o demo/report.html --force
+
+# A dozen fruits, then a dozen animals, learned by a student that knew smileys: with nothing kept, and with 10 KB.
+demo-full: demo
+	$(BIN)/python -m train.comparison -o demo/comparison --base assets/emoji-64/continual/base.toml --base-steps 400 \
+		--tasks assets/emoji-64/continual/tasks.toml --steps 200 --batch-size 16 --warmup 20 --methods naive replay --no-scratch \
+		--replay-memory 10KB --pool 24 --prompts 12 --cache-dir demo/cache
 
 $(NPM): apps/package-lock.json
 	@command -v npm >/dev/null || { echo "make: no npm found; install Node.js 20 or later" >&2; exit 3; }
