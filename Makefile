@@ -63,7 +63,7 @@ demo: $(STAMP)
 
 # A dozen fruits, then a dozen animals, learned by a student that knew smileys: with nothing kept, and with 10 KB.
 demo-full: demo
-	$(BIN)/python -m train.comparison -o demo/comparison --base assets/emoji-64/continual/base.toml --base-steps 400 \
+	$(BIN)/python -m train.comparison -o demo/comparison --base assets/emoji-64/continual/base.toml --base-steps 250 \
 		--tasks assets/emoji-64/continual/tasks.toml --steps 200 --batch-size 16 --warmup 20 --methods naive replay --no-scratch \
 		--replay-memory 10KB --pool 24 --prompts 12 --cache-dir demo/cache
 

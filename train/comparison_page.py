@@ -13,7 +13,7 @@ from train.transfer import MEASURES
 if TYPE_CHECKING:
     from train.trial import Trial
 
-TITLE = "Continual learning: what is kept of five tasks in sequence"
+TITLE = "Continual learning: what is kept of tasks learned in sequence"
 WIDTH, HEIGHT, LEFT = 640, 260, 46
 
 
@@ -39,7 +39,7 @@ def write(path: Path, found: Mapping[str, Any], trial: "Trial") -> Path:
 def where(found: Mapping[str, Any]) -> str:
     machine, settings = found["machine"], found["settings"]
     return (
-        f"Seeds {', '.join(found['seeds'])}; intervals are 95 % over seeds (Student's t). {settings['loop']['steps']} steps "
+        f"Seed {', '.join(found['seeds'])}; intervals are 95 % over seeds (Student's t). {settings['loop']['steps']} steps "
         f"of {settings['loop']['batch_size']} for each task, {settings['replay']['replay_memory']} of memory, "
         f"{settings['prompts']} captions of each task drawn. {machine['processor']}, {machine['cores']} cores."
     )
