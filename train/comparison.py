@@ -21,7 +21,14 @@ from kdc_edge.files import read_json, write_json
 from train.quiet import quiet
 from train.sequences import ComparisonConfig
 
-OUTSIDE = ("output_dir", "methods", "scratch", "int8", "workers")  # what seeds of one comparison may differ in
+OUTSIDE = (
+    "output_dir",
+    "methods",
+    "memories",
+    "scratch",
+    "int8",
+    "workers",
+)  # what seeds of one comparison may differ in
 
 
 def comparison(config: ComparisonConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from train.trial import Trial
 
 TITLE = "Continual learning: what is kept of tasks learned in sequence"
-WIDTH, HEIGHT, LEFT = 640, 260, 46
+WIDTH, HEIGHT, LEFT, LINE = 640, 224, 46, 18
 
 
 def write(path: Path, found: Mapping[str, Any], trial: "Trial") -> Path:
@@ -82,7 +82,7 @@ def curves(series: Mapping[str, Sequence[float]], tasks: Sequence[str]) -> str:
 
     def place(i: int, value: float) -> str:
         x = LEFT + (WIDTH - LEFT - 12) * i / (len(tasks) - 1)
-        return f"{x:.1f},{12 + (HEIGHT - 70) * (1 - value):.1f}"
+        return f"{x:.1f},{12 + (HEIGHT - 34) * (1 - value):.1f}"
 
     marks: list[str] = []
     for value in (0.0, 0.5, 1.0):
@@ -92,13 +92,14 @@ def curves(series: Mapping[str, Sequence[float]], tasks: Sequence[str]) -> str:
     for i, task in enumerate(tasks):
         anchor = "start" if i == 0 else "end" if i == len(tasks) - 1 else "middle"
         x = place(i, 0).split(",")[0]
-        marks.append(f'<text x="{x}" y="{HEIGHT - 42}" text-anchor="{anchor}">{escape(task)}</text>')
+        marks.append(f'<text x="{x}" y="{HEIGHT - 6}" text-anchor="{anchor}">{escape(task)}</text>')
     for number, (name, values) in enumerate(series.items()):
         points = " ".join(place(i, value) for i, value in enumerate(values))
-        x, y = 8 + 208 * (number % 3), HEIGHT - 24 + 18 * (number // 3)
+        x, y = 8 + 208 * (number % 3), HEIGHT + 12 + LINE * (number // 3)
         marks.append(f'<polyline class="line-{number % COLOURS}" points="{points}"/>')
         marks.append(f'<text class="text-{number % COLOURS}" x="{x}" y="{y}">{escape(name)}</text>')
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="share right after each task">{"".join(marks)}</svg>'
+    box = f"0 0 {WIDTH} {HEIGHT + LINE * -(-len(series) // 3)}"
+    return f'<svg viewBox="{box}" role="img" aria-label="share right after each task">{"".join(marks)}</svg>'
 
 
 def matrices(methods: Mapping[str, Any], tasks: Sequence[str]) -> str:

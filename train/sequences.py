@@ -106,6 +106,8 @@ class ComparisonConfig:
     output_dir: OutputDir = Path("runs/comparison")
     """Folder for every run, results.json and comparison.html; seeds add up in it."""
     methods: tuple[Method, ...] = METHODS
+    memories: tuple[str, ...] = ()
+    """Also replay with these bytes: what is kept against what is remembered."""
     model: Annotated[Path, tyro.conf.arg(aliases=["-m"])] = Path("assets/emoji-64/student")
     """Where the frozen autoencoder and text encoder come from; its U-Net is not used."""
     tasks: Path | None = None

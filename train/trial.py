@@ -26,7 +26,7 @@ from train.learner import Learner
 from train.lessons import Task, matching, read
 from train.quiet import quiet
 from train.replay import CAPTIONS, HEADER, RECORD, caption_bytes, parse_bytes
-from train.sequences import ComparisonConfig, ContinualConfig, Method
+from train.sequences import ComparisonConfig, ContinualConfig
 from train.trainer import seeded
 
 GROUPS = {
@@ -59,6 +59,7 @@ class Trial:
         self.long = replace(config.loop, steps=steps, learning_rate=rate, warmup=max(1, steps // 30), ema=0.999)
         self.pictures = self._pictures()
         self.examiner = Examiner(self.pictures, config.judge, config.prompts, config.draw_steps, config.strip)
+        self.more = {f"replay-{memory}": parse_bytes(memory) for memory in config.memories}
         self.blank, self.known = self.folder / "blank", self.folder / BASE / "checkpoints" / self.base.name
 
     def run(self) -> None:
@@ -74,7 +75,7 @@ class Trial:
     def _each(self) -> Iterator[dict[str, Any]]:
         """The scores of every part, by method, as they come."""
         config = self.config
-        alone, following = ([SCRATCH] if config.scratch else []), config.methods
+        alone, following = ([SCRATCH] if config.scratch else []), [*config.methods, *self.more]
         workers = config.workers or (1 if torch.cuda.is_available() else cores())
         if workers == 1:
             yield from map(self.part, [BASE, *following, *alone])
@@ -123,8 +124,10 @@ class Trial:
         )
         return replace(settings, **changes)
 
-    def _method(self, method: Method) -> tuple[ContinualConfig, int]:
+    def _method(self, method: str) -> tuple[ContinualConfig, int]:
         """Its settings, and its bytes."""
+        if (other := self.more.get(method)) is not None:
+            return self._settings(method, replay=replace(self.config.replay, replay_memory=str(other))), other
         memory = parse_bytes(self.config.replay.replay_memory)
         alone = replace(self.config.weights, previous_weight=0.0)
         pixels = replace(self.config.replay, store="fp16")

@@ -135,6 +135,14 @@ def test_methods_differ_in_what_they_are_named_after(trial: Trial) -> None:
     assert undistilled == ["replay-no-distillation", "pixel-replay"]
 
 
+def test_further_memories_are_methods_that_differ_in_bytes_alone(config: ComparisonConfig, trial: Trial) -> None:
+    settings, memory = Trial(replace(config, memories=("13KB",)))._method("replay-13KB")
+    usual, _ = trial._method("replay")
+    assert memory == 13_000 and settings.replay == replace(usual.replay, replay_memory="13000")
+    with pytest.raises(UsageError, match="is no number of bytes"):
+        Trial(replace(config, memories=("some",)))
+
+
 def test_bundles_are_not_calibrated_on_what_is_judged(trial: Trial) -> None:
     examiner = trial.examiner
     asked = {prompt for exam in examiner.exams for prompt in exam.prompts}
