@@ -23,6 +23,7 @@ from convert.onnx import OnnxConfig, convert
 from kdc_edge import machine, timing
 from kdc_edge.pipeline import Pipeline
 from kdc_edge.runtimes import Options
+from tests.floors import hold
 from tests.train.test_student import SD1
 
 STEPS, GUIDANCE, SAMPLES = 25, 7.5, 3
@@ -31,7 +32,6 @@ PROMPT = "red apple"
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(raises=AssertionError, reason="missed without AVX512-VNNI, docs/log.md has the figures")
 def test_a_picture_against_diffusers_and_the_teacher(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     student(tmp_path)
@@ -58,7 +58,7 @@ def test_a_picture_against_diffusers_and_the_teacher(tmp_path: Path) -> None:
             f"the student by {name}: {seconds:.2f} CPU s; {ratio:.1f} [{found[name]:.1f}, {high:.1f}] times as fast as "
             f"composed, {whole.quantile(0.5, 'cpu') / seconds:.1f} as the whole one"
         )
-    assert found["ort"] >= FLOOR
+    hold(found["ort"], FLOOR, kept=25)
 
 
 def student(folder: Path) -> None:
