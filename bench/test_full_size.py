@@ -8,25 +8,20 @@ Times are CPU seconds of one thread, all engines in turns.
 
 # side of the latent grid: 64 is a picture of 512 pixels
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from bench import fresh, roof
+from bench import fresh
+from bench.test_unet import compared
 from convert.onnx import OnnxConfig, convert
-from kdc_edge import machine, timing
-from kdc_edge.bundle import Bundle
-from kdc_edge.checkpoint import Checkpoint
-from kdc_edge.runtimes import Options, Runtime, open_runtime
-from kdc_edge.torch_ref.runtime import open_runtime as open_reference
+from kdc_edge import machine
+from kdc_edge.runtimes import Options
 from tests.train.test_student import SD1
 from train import diffusion, tiny_decoder
 from train.folders import assemble, half
@@ -140,40 +135,13 @@ def within_the_estimate(what: str, conversions: dict[str, dict[str, float]]) -> 
     assert conversions["fp32"]["snr_db"] >= 90 and conversions["fp16"]["snr_db"] >= 50
 
 
-def test_one_call_of_the_unet(sized: Sized) -> None:
-    torch.set_num_threads(1)
-    engines = {"torch": called(open_reference(Checkpoint.open(sized.checkpoint), "unet"))}
-    for runtime in ("ort", "openvino"):
-        for precision in ("fp32", "int8"):
-            bundle = Bundle.open(sized.bundles[precision])
-            engines[f"{runtime} {precision}"] = called(open_runtime(bundle, "unet", runtime, Options(threads=1)))
-    taken = timing.turns(list(engines.values()), warmup=1, samples=SAMPLES)
-    macs = Bundle.open(sized.bundles["fp32"]).component("unet").macs or 0
-    peaks = {name: peak for name, peak in roof.measure(threads=1).macs_per_s.items() if peak}
-    found = {}
-    print(f"\n{machine.processor()}: {', '.join(f'{k} {v / 1e9:.0f}' for k, v in peaks.items())} GMAC/s at most")
-    for name, samples in zip(engines, taken, strict=True):
-        ratio, low, high = timing.ratio_interval(samples.of("cpu"), taken[0].of("cpu"), seed=0)
-        found[name] = low
-        seconds = samples.quantile(0.5, "cpu")
-        peak = peaks["int8" if "int8" in name else "fp32"]
-        print(
-            f"unet {sized.side} {name}: {seconds:.2f} s, {macs / seconds / 1e9:.0f} GMAC/s, "
-            f"{macs / seconds / peak:.0%} of the peak; {ratio:.2f} [{low:.2f}, {high:.2f}] times as fast as torch"
-        )
+def test_one_call_of_the_unet(sized: Sized, tmp_path: Path) -> None:
+    bundles = {precision: sized.bundles[precision] for precision in ("fp32", "int8")}
+    found = compared(f"unet {sized.side}", sized.checkpoint, bundles, tmp_path, SAMPLES)
     if "avx512_vnni" not in machine.instructions():
         pytest.skip("measured and printed; the floors are of processors with AVX512-VNNI")
     missed = {name: found[name] for (name, side), floor in FLOORS.items() if side == sized.side and found[name] < floor}
     assert not missed
-
-
-def called(runtime: Runtime) -> Callable[[], object]:
-    rng = np.random.RandomState(0)
-    ports = {port.name: port for port in runtime.ports.inputs}
-    shapes = {name: [axis if isinstance(axis, int) else 1 for axis in port.shape] for name, port in ports.items()}
-    feed = {name: rng.standard_normal(shape).astype(ports[name].dtype) for name, shape in shapes.items()}
-    feed["timestep"] = np.array(500, np.float32)
-    return partial(runtime, **feed)
 
 
 def test_opening(sized: Sized, tmp_path: Path) -> None:
