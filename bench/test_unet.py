@@ -1,6 +1,6 @@
 """One call of a U-Net by every engine, in turns: PyTorch's own, onnxruntime on what torch exports, and our bundles.
 
-    pytest bench/test_unet.py -m slow -s        # emoji-64's student; test_full_size.py has the 482M one
+    pytest bench/test_unet.py -m slow -s        # emoji-64's four-step student; test_full_size.py has the 482M one
 
 CPU and wall seconds of one thread, beside the machine's matmul peaks and the share of them that is reached.
 """
@@ -33,11 +33,11 @@ SAMPLES = 15
 
 @pytest.mark.slow
 def test_one_call_at_emoji_size(tmp_path: Path) -> None:
-    checkpoint, calibration = EMOJI / "student", EMOJI / "calibration.txt"
+    checkpoint, calibration = EMOJI / "fewstep", EMOJI / "calibration.txt"
     bundles = {"fp32": tmp_path / "fp32", "int8": tmp_path / "int8"}
     convert(OnnxConfig(checkpoint, bundles["fp32"]))
     convert(OnnxConfig(checkpoint, bundles["int8"], precision="int8", calibration=calibration, calibration_prompts=32))
-    found = compared("emoji-64's student", checkpoint, bundles, tmp_path, SAMPLES)
+    found = compared("emoji-64's four-step student", checkpoint, bundles, tmp_path, SAMPLES)
     assert found["ort fp32"] > 1 and found["ort int8"] > found["ort fp32"]
 
 
