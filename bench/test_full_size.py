@@ -152,6 +152,10 @@ def test_opening(sized: Sized, tmp_path: Path) -> None:
     for precision in ("fp32", "int8"):
         for cache in (None, tmp_path / precision, tmp_path / precision):
             kept = "" if cache is None else ", with what an earlier start kept" if cache.exists() else ", keeping it"
-            cpu, mib = fresh.opening(sized.bundles[precision], "unet", "ort", Options(threads=1, cache_dir=cache))
-            print(f"unet {sized.side} {precision}{kept}: opened in {cpu:.2f} CPU s, {mib:.0f} MiB at most")
+            verified, cpu, mib = fresh.opening(
+                sized.bundles[precision], "unet", "ort", Options(threads=1, cache_dir=cache)
+            )
+            print(
+                f"unet {sized.side} {precision}{kept}: verified in {verified:.2f} CPU s, opened in {cpu:.2f}, {mib:.0f} MiB at most"
+            )
     assert cpu <= LOAD_S and mib <= SESSION_MIB
