@@ -155,7 +155,6 @@ def test_opening(sized: Sized, tmp_path: Path) -> None:
             verified, cpu, mib = fresh.opening(
                 sized.bundles[precision], "unet", "ort", Options(threads=1, cache_dir=cache)
             )
-            print(
-                f"unet {sized.side} {precision}{kept}: verified in {verified:.2f} CPU s, opened in {cpu:.2f}, {mib:.0f} MiB at most"
-            )
+            taken = f"verified in {verified:.2f} CPU s, opened in {cpu:.2f}, {mib:.0f} MiB at most"
+            print(f"unet {sized.side} {precision}{kept}: {taken}")
     assert cpu <= LOAD_S and mib <= SESSION_MIB
