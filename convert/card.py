@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from convert.parity import shown
 from kdc_edge.manifest import Manifest
 
 TEMPLATE = """\
@@ -61,7 +62,7 @@ def _component(name: str, manifest: Manifest, report: dict[str, Any]) -> str:
     macs = f"{component.macs:,}" if component.macs is not None else "not measured"
     return (
         f"| {name} | {component.parameters:,} | {macs} | {size:.1f} | "
-        f"{parity['snr_db']:.1f} dB, {parity['floor_db']:.0f} dB |"
+        f"{shown(parity['snr_db'])} dB, {parity['floor_db']:.0f} dB |"
     )
 
 

@@ -44,9 +44,8 @@ class Found:
         return {"parity": {result.component: result.to_json() for result in self.parity}, "picture": compared}
 
     def gate(self, allow_drift: bool) -> None:
-        """Raises GateError; `allow_drift` is for parity, a broken picture is never let through."""
-        if not allow_drift:
-            parity.gate(self.parity)
+        """Raises GateError; `allow_drift` is for decibels, NaN and a broken picture are never let through."""
+        parity.gate(result for result in self.parity if not (allow_drift and result.finite))
         if self.converted is not None:
             pictures.gate(golden.PROMPTS, self.reference["images"], self.converted.arrays["images"])
 
@@ -109,10 +108,9 @@ def say(result: Mapping[str, Any]) -> None:
     """What people want to know, on stderr."""
     for name, found in result["parity"].items():
         took = result["conversion"][name]
-        shown = "NaN" if found["snr_db"] is None else f"{found['snr_db']:.1f}"
         print(
-            f"{name:13} {shown:>6} dB (floor {found['floor_db']:.0f}), exported in {took['seconds']:.0f} s "
-            f"and {took['peak_mib']:.0f} MiB",
+            f"{name:13} {parity.shown(found['snr_db']):>6} dB (floor {found['floor_db']:.0f}), "
+            f"exported in {took['seconds']:.0f} s and {took['peak_mib']:.0f} MiB",
             file=sys.stderr,
         )
     print(f"{result['output_dir']}: {result['bytes'] / 2**20:.1f} MiB, bundle {result['id'][:12]}", file=sys.stderr)

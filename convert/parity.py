@@ -91,6 +91,11 @@ def gate(results: Iterable[Parity]) -> None:
         raise GateError(f"not the network PyTorch runs: {'; '.join(failed)}; nothing was written")
 
 
+def shown(db: float | None) -> str:
+    """Of `to_json`'s."""
+    return "NaN" if db is None else f"{db:.1f}"
+
+
 def psnr_db(reference: np.ndarray, out: np.ndarray) -> float:
     """Peak signal to noise of two uint8 pictures, at most EQUAL_DB."""
     mse = float(np.mean((reference.astype(np.float64) - out) ** 2))

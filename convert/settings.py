@@ -14,7 +14,7 @@ from convert.estimate import Estimate, require
 from kdc_edge import machine
 from kdc_edge.bundle import Bundle, seal
 from kdc_edge.checkpoint import Checkpoint
-from kdc_edge.files import replace_dir, replace_file, write_json
+from kdc_edge.files import BUNDLE, replace_dir, replace_file, write_json
 from kdc_edge.manifest import Manifest, PipelineSpec, bundle_id
 from kdc_edge.spec import pipeline_spec
 
@@ -57,7 +57,10 @@ class ConvertConfig:
     @contextmanager
     def writing(self) -> Iterator[Path]:
         """A folder that becomes the output at the end, or, where that is wanted, what was kept of a failure."""
-        with replace_dir(self.output_dir, self.force) as folder, keeping(self.keep_failed, folder, self.output_dir):
+        with (
+            replace_dir(self.output_dir, self.force, [BUNDLE]) as folder,
+            keeping(self.keep_failed, folder, self.output_dir),
+        ):
             yield folder
 
 

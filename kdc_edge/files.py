@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ if sys.platform != "win32":
 
 AT_FDCWD, SWAP = -100, 2  # linux/fcntl.h; SWAP is RENAME_EXCHANGE there and RENAME_SWAP on macOS
 MISSES = 3  # locks that are not had in a row: this system has none
+BUNDLE, CHECKPOINT = "manifest.json", "model_index.json"  # files by which a folder of that kind is known
+MARKS = (BUNDLE, CHECKPOINT)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -75,20 +77,20 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replace_dir(target: Path, force: bool) -> Iterator[Path]:
+def replace_dir(target: Path, force: bool, marks: Collection[str] = MARKS) -> Iterator[Path]:
     """An empty folder to fill; it becomes `target` if the block ends without an error, else it is removed.
 
-    An existing target is UsageError, unless `force`: then the two are exchanged atomically where the system can; where
-    it cannot, `recover` puts the old one back after a kill between the two renames.
+    An existing target is UsageError, unless `force` and it has one of `marks`: then the two are exchanged atomically
+    where the system can; where it cannot, `recover` puts the old one back after a kill between the two renames.
     """
     target = Path(os.path.realpath(target))
     recover(target)
-    refuse_existing(target, force)
+    refuse_existing(target, force, marks)
     with _workspace(target) as folder:
         yield folder
         _flush(folder)
         if target.is_dir() and any(target.iterdir()):
-            refuse_existing(target, force)
+            refuse_existing(target, force, marks)
             _exchange(folder, target)
         else:
             os.rename(folder, target)
@@ -183,14 +185,14 @@ def _unlock(lock: int | None) -> None:
         os.close(lock)
 
 
-def refuse_existing(target: Path, force: bool) -> None:
+def refuse_existing(target: Path, force: bool, marks: Collection[str] = MARKS) -> None:
     """UsageError if writing `target` would be refused; to be called before hours of work, too."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not force:
         raise UsageError(f"{target} exists; choose another output folder or pass --force to replace it")
-    if not target.is_dir() or not any(target.glob("*.json")):
-        raise UsageError(f"{target} is no folder that this tool writes, so --force leaves it alone; remove it yourself")
+    if not any((target / mark).is_file() for mark in marks):
+        raise UsageError(f"{target} has no {' or '.join(marks)}, so --force leaves it alone; remove it yourself")
 
 
 def _exchange(folder: Path, target: Path) -> None:

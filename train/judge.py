@@ -27,7 +27,7 @@ def train_judge(config: JudgeConfig) -> dict[str, Any]:
     from train.tokenizer import train_tokenizer
     from train.trainer import seeded
 
-    refuse_existing(config.output_dir, config.force)
+    refuse_existing(config.output_dir, config.force, ["config.json"])
     pictures = load(config.data, config.size)
     tokenizer = train_tokenizer((text for group in pictures.captions for text in group), config.merges)
     clip = seeded(config.loop.seed, lambda: contrastive.build(config.towers, tokenizer, config.size)).to(pick_device())
@@ -39,7 +39,7 @@ def train_judge(config: JudgeConfig) -> dict[str, Any]:
     history = fit(clip, loss, config.loop, config.run_dir / "judge.safetensors", key=key, label="judge")
     if not is_main():
         return {}
-    with replace_dir(config.output_dir, config.force) as temporary:
+    with replace_dir(config.output_dir, config.force, ["config.json"]) as temporary:
         half(clip).save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
     results = logbook.summary(history)

@@ -9,7 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from convert import estimate, onnx
 from convert.onnx import main
@@ -201,6 +203,22 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(copy: Path, tmp_pa
     assert result["estimate"]["by"] == "estimated"
     assert result["estimate"]["memory_mib"]["unet"] >= 500
     assert not (tmp_path / "out").exists()
+
+
+def test_force_replaces_bundles_and_never_the_checkpoint(copy: Path, capsys):
+    assert convert("--model", copy, "-o", copy, "--force") == 2
+    assert "has no manifest.json, so --force leaves it alone" in capsys.readouterr().err
+    assert (copy / "unet" / "config.json").exists()
+
+
+def test_a_network_of_nan_is_exit_1_and_never_written(copy: Path, tmp_path: Path, capsys):
+    weights = load_file(copy / WEIGHTS)
+    weights["conv_out.weight"][...] = np.nan
+    save_file(weights, copy / WEIGHTS)
+    assert convert("--model", copy, "-o", tmp_path / "out", "--allow-drift", "--keep-failed") == 1
+    message = capsys.readouterr().err
+    assert "NaN" in message or "not finite" in message
+    assert not (tmp_path / "out").exists() and (tmp_path / "out.failed").is_dir()
 
 
 def test_a_kill_leaves_no_half_bundle(copy: Path, tmp_path: Path):

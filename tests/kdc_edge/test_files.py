@@ -156,6 +156,7 @@ def test_the_exchange_is_atomic_here(tmp_path):
 def test_force_leaves_other_peoples_folders_alone(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_text("cat")
+    (tmp_path / "photos" / "package.json").write_text("{}")
     with pytest.raises(UsageError, match="remove it yourself"), replace_dir(tmp_path / "photos", force=True):
         pytest.fail("the block must not run")
 
