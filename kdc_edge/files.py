@@ -9,6 +9,7 @@ import ctypes
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -47,8 +48,9 @@ def read_json(path: Path, infinities: bool = False) -> Any:
     except UnicodeDecodeError as error:
         raise BundleError(f"{path}: not UTF-8 at byte {error.start}; fetch or make it again") from None
     try:
-        constant = float if infinities else _no_constant
-        return json.loads(text, parse_constant=constant, object_pairs_hook=_no_duplicates)
+        if infinities:
+            return json.loads(text, object_pairs_hook=_no_duplicates)
+        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: not valid JSON: {error}; fetch or make it again") from None
 
@@ -229,6 +231,14 @@ def _flush(folder: Path) -> None:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number")
+
+
+def _finite(text: str) -> float:
+    """`1e999` is JSON and becomes infinity."""
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is too large a number")
+    return value
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

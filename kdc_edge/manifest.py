@@ -145,6 +145,8 @@ class Manifest:
         for name, component in self.components.items():
             if name not in COMPONENTS:
                 raise ValueError(f"has a component '{name}' that nobody knows{suggest(name, COMPONENTS)}")
+            if not component.files:
+                raise ValueError(f"component {name} lists no file")
             if self.files and (absent := [path for path in component.files if path not in self.files]):
                 raise ValueError(f"component {name} needs '{absent[0]}', which files does not list")
 

@@ -4,13 +4,13 @@ It feeds export names, dynamic axes, dummy inputs, the manifest and the check of
 only named axes; `bind` turns those whose size is known into numbers, and what stays a name is free at run time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from kdc_edge.errors import UsageError, suggest
+from kdc_edge.errors import BundleError, UsageError, suggest
 
 Axis = int | str
 
@@ -34,6 +34,11 @@ class Ports:
     def bind(self, sizes: Mapping[str, int]) -> "Ports":
         """The same ports with the sizes of these axes fixed."""
         return Ports(tuple(bind(p, sizes) for p in self.inputs), tuple(bind(p, sizes) for p in self.outputs))
+
+    def require(self, named: Collection[str], where: object) -> None:
+        """BundleError where a component's file has others: `named` are its inputs and outputs."""
+        if strange := [port.name for port in (*self.inputs, *self.outputs) if port.name not in named]:
+            raise BundleError(f"{where}: the file has no '{strange[0]}', only {', '.join(sorted(named))}")
 
 
 LATENT = ("batch", "channels", "height", "width")

@@ -84,7 +84,10 @@ def _value(kind: Any, value: object, path: Path) -> Any:
 
 def _scalar(kind: type, value: object, path: Path) -> Any:
     if kind is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise _Mismatch(path, "is too large a number") from None
     if type(value) is not kind:
         raise _Mismatch(path, f"is {_show(value)}, must be {SCALARS[kind]}")
     return value

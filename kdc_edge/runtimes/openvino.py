@@ -34,7 +34,10 @@ class OpenVinoRuntime:
 
 def open(bundle: Bundle, component: str, options: Options) -> OpenVinoRuntime:
     """Read and compile the first file of an ONNX component."""
-    return OpenVinoRuntime(_compile(bundle, component, options), component, bundle.component(component).ports)
+    ports, model = bundle.component(component).ports, _compile(bundle, component, options)
+    named = {name for port in (*model.inputs, *model.outputs) for name in port.names}
+    ports.require(named, f"{bundle.path}, {component}")
+    return OpenVinoRuntime(model, component, ports)
 
 
 def placement(bundle: Bundle, component: str, options: Options) -> dict[str, int]:
@@ -60,18 +63,18 @@ def toolchain() -> Any:
 
 
 def _compile(bundle: Bundle, component: str, options: Options) -> Any:
-    core = toolchain().Core()
+    core, version = toolchain().Core(), toolchain().__version__
     path = bundle.path / bundle.component(component).files[0]
     device = _device(core, options)
     settings: dict[str, Any] = {} if bundle.manifest.precision == "int8" else {"INFERENCE_PRECISION_HINT": "f32"}
     if options.cache_dir is not None:
-        settings["CACHE_DIR"] = str(compiled.folder(options.cache_dir, bundle, component, "openvino"))
+        settings["CACHE_DIR"] = str(compiled.folder(options.cache_dir, bundle, component, "openvino", version))
     if options.threads is not None and device == "CPU":
         settings["INFERENCE_NUM_THREADS"] = options.threads
     try:
         return core.compile_model(core.read_model(path), device, settings)
     except RuntimeError as error:
-        raise BundleError(f"{path}: openvino {toolchain().__version__} cannot load it: {error}") from error
+        raise BundleError(f"{path}: openvino {version} cannot load it: {error}") from error
 
 
 def _device(core: Any, options: Options) -> str:

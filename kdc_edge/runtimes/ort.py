@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kdc_edge.bundle import Bundle
-from kdc_edge.errors import BundleError, MissingBackend, choose
+from kdc_edge.errors import BundleError, MissingBackend, ResourceError, choose
 from kdc_edge.ports import Ports, check, zeros
 from kdc_edge.runtimes import Options, Runtime, compiled
 from kdc_edge.runtimes.half import widened
@@ -29,6 +29,7 @@ PROVIDERS = {
 }
 QUIET = 3  # log errors only
 OPTIMISED = "model.onnx"
+SMALLER = "close other programs, pass --low-memory, or draw smaller pictures"
 
 
 class OrtRuntime:
@@ -46,7 +47,12 @@ class OrtRuntime:
     def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         check(self.ports.inputs, inputs, self._component)
         names = [port.name for port in self.ports.outputs]
-        return dict(zip(names, self._session.run(names, inputs), strict=True))
+        try:
+            return dict(zip(names, self._session.run(names, inputs), strict=True))
+        except Exception as error:  # the library's own classes derive from nothing narrower
+            if out_of_memory(error):
+                raise ResourceError(f"{self._component}: out of memory in a call; {SMALLER}") from error
+            raise
 
     def close(self) -> None:
         del self._session
@@ -55,7 +61,11 @@ class OrtRuntime:
 def open(bundle: Bundle, component: str, options: Options) -> Runtime:
     """Load the first file of an ONNX component."""
     ports = bundle.component(component).ports
-    return widened(OrtRuntime(_session(bundle, component, options), component, ports))
+    session = _session(bundle, component, options)
+    ports.require(
+        {port.name for port in (*session.get_inputs(), *session.get_outputs())}, f"{bundle.path}, {component}"
+    )
+    return widened(OrtRuntime(session, component, ports))
 
 
 def placement(bundle: Bundle, component: str, options: Options) -> dict[str, int]:
@@ -85,6 +95,11 @@ def toolchain() -> Any:
     return onnxruntime
 
 
+def out_of_memory(error: Exception) -> bool:
+    """By its words: onnxruntime has no class for it."""
+    return any(words in str(error) for words in ("Failed to allocate memory", "bad_alloc", "bad allocation"))
+
+
 def _session(bundle: Bundle, component: str, options: Options, profile: str | None = None) -> Any:
     onnxruntime = toolchain()
     path = bundle.path / bundle.component(component).files[0]
@@ -96,6 +111,8 @@ def _session(bundle: Bundle, component: str, options: Options, profile: str | No
     try:
         session = _open(onnxruntime, path, settings, providers, kept)
     except Exception as error:  # the library's own classes derive from nothing narrower
+        if out_of_memory(error):
+            raise ResourceError(f"{path}: out of memory while it was opened; {SMALLER}") from error
         raise BundleError(f"{path}: onnxruntime {onnxruntime.__version__} cannot load it: {error}") from error
     used = session.get_providers()[0]
     if used != providers[0] and not options.allow_fallback:

@@ -116,7 +116,12 @@ def set_pipeline(**fields):
         (change(pipelien={}), "does not know; did you mean 'pipeline'"),
         (change(runtime="onxn"), "did you mean 'onnx'"),
         (change(components={"unett": {"files": [], "inputs": [], "outputs": [], "parameters": 0}}), "mean 'unet'"),
+        (
+            change(components={"unet": {"files": [], "inputs": [], "outputs": [], "parameters": 0}}),
+            "unet lists no file",
+        ),
         (change(files={}), "not in the manifest"),
+        (set_pipeline(guidance=10**400), "too large a number"),
         (list_file("../evil"), "'../evil', which is not a plain path"),
         (list_file("/etc/passwd"), "not a plain path"),
         (list_file("a/../../b"), "not a plain path"),

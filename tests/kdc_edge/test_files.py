@@ -64,6 +64,7 @@ def test_json_there_and_back(tmp_path):
         (b'{"a": 1, "a": 2}', "twice"),
         (b'{"a": NaN}', "NaN is not a number"),
         (b'{"a": -Infinity}', "-Infinity"),
+        (b'{"a": 1e999}', "1e999 is too large a number"),
         (b'{"a": ', "not valid JSON"),
         (b"", "not valid JSON"),
         (b"[" * 200_000, "not valid JSON"),

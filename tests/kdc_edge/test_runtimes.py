@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from kdc_edge.bundle import Bundle, seal
-from kdc_edge.errors import BundleError, MissingBackend, UsageError
+from kdc_edge.errors import BundleError, MissingBackend, ResourceError, UsageError
+from kdc_edge.files import read_json
 from kdc_edge.pipeline import Pipeline
 from kdc_edge.ports import check, zeros
-from kdc_edge.runtimes import RUNTIMES, Options, open_runtime
+from kdc_edge.runtimes import RUNTIMES, Options, open_runtime, ort
 from tests.kdc_edge.builders import with_manifest
 
 NAMES = [
@@ -130,6 +131,25 @@ def test_a_toolchain_that_is_not_there(bundle, monkeypatch, name, package):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingBackend, match=rf"{package} is not installed; pip install 'kdc-edge\[{name}\]'"):
         open_runtime(bundle, "unet", name)
+
+
+def test_ports_that_the_file_has_not(bundle_copy):
+    components = read_json(bundle_copy / "manifest.json")["components"]
+    components["unet"]["outputs"][0]["name"] = "noise"
+    with_manifest(bundle_copy, components=components)
+    for name in ("ort", "openvino") if find_spec("openvino") else ("ort",):
+        with pytest.raises(BundleError, match=r"unet: the file has no 'noise', only .*out_sample"):
+            open_runtime(Bundle.open(bundle_copy), "unet", name)
+
+
+def test_a_call_without_memory_says_so(bundle):
+    class Session:
+        def run(self, *_):
+            raise RuntimeError("Failed to allocate memory for requested buffer of size 1")
+
+    runtime = ort.OrtRuntime(Session(), "unet", bundle.component("unet").ports)
+    with pytest.raises(ResourceError, match="unet: out of memory in a call; close other programs"):
+        runtime(**zeros(runtime.ports.inputs, {"batch": 1}))
 
 
 def test_a_bundle_for_another_runtime(bundle_copy):
