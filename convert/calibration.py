@@ -21,6 +21,7 @@ from kdc_edge.images import to_sample
 from kdc_edge.manifest import PipelineSpec
 from kdc_edge.pipeline import COMPONENTS, Pipeline
 from kdc_edge.runtimes import Runtime
+from kdc_edge.spec import evaluations
 from kdc_edge.tokenizer import Tokenizer
 
 TIMESTEPS = 4  # kept of every drawing
@@ -104,6 +105,8 @@ def read_prompts(path: Path | None, count: int, what: str) -> list[str]:
     """The first `count` lines of a text file. Raises UsageError where there is none."""
     if path is None:
         raise UsageError(f"{what} is calibrated on what the model draws; --calibration FILE, a prompt on each line")
+    if count < 1:
+        raise UsageError(f"--calibration-prompts is {count}; one at least is drawn")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -127,7 +130,7 @@ def record(checkpoint: Path, spec: PipelineSpec, prompts: list[str], folder: Pat
     tokenizer = Tokenizer.open(checkpoint / "tokenizer", spec.tokens)
     with Pipeline(spec, tokenizer, dict[str, Runtime](savers)) as pipe:
         for number, prompt in enumerate(tqdm(prompts, desc="calibrating", unit="prompt", disable=None)):
-            kept = places(number, spec.steps)
+            kept = places(number, evaluations(spec))
             unet = savers["unet"]
             unet.keep = 0 in kept
             for frame in pipe.stream(prompt, seed=SEED + number):
@@ -144,10 +147,10 @@ def _save_picture(pixels: np.ndarray, folder: Path, number: int) -> None:
     save_file({"sample": np.ascontiguousarray(to_sample(pixels[None]))}, folder / f"{number:06}.safetensors")
 
 
-def places(number: int, steps: int) -> set[int]:
-    """The steps of drawing `number` that are kept."""
-    count = min(TIMESTEPS, steps)
-    return {(number + place * steps // count) % steps for place in range(count)}
+def places(number: int, calls: int) -> set[int]:
+    """Of the calls that drawing `number` takes, those that are kept."""
+    count = min(TIMESTEPS, calls)
+    return {(number + place * calls // count) % calls for place in range(count)}
 
 
 def digest(spec: PipelineSpec, prompts: list[str]) -> str:

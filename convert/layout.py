@@ -8,14 +8,15 @@ from pathlib import Path
 
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.errors import BundleError
-from kdc_edge.files import read_json
+from kdc_edge.files import read_json, write_json
 from kdc_edge.spec import FOLDERS
 
+PARTS = {"scheduler", "text_encoder", "tokenizer", "unet", "vae"}
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def copy_configs(checkpoint: Checkpoint, folder: Path, components: Iterable[str]) -> None:
-    """model_index.json, scheduler/ and each component's config.json."""
+    """model_index.json without what a bundle has not (a safety checker), scheduler/ and each component's config.json."""
     copies = {
         "model_index.json": "model_index.json",
         "scheduler/scheduler_config.json": "scheduler/scheduler_config.json",
@@ -24,6 +25,10 @@ def copy_configs(checkpoint: Checkpoint, folder: Path, components: Iterable[str]
     for target, source in copies.items():
         (folder / target).parent.mkdir(exist_ok=True)
         shutil.copyfile(checkpoint.path / source, folder / target)
+    index = read_json(folder / "model_index.json")
+    absent = {name for name, entry in index.items() if isinstance(entry, list) and any(entry)} - PARTS
+    if absent:  # a safety checker, a feature extractor: loaders would look for their folders
+        write_json(folder / "model_index.json", index | {name: [None, None] for name in absent})
 
 
 def copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:

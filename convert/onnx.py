@@ -31,6 +31,7 @@ from convert.schemes import (
     Static,
     Typed,
     Weights,
+    calibrated,
     described,
     floor_db,
     least_runtime,
@@ -107,7 +108,15 @@ def plan(config: OnnxConfig) -> Job:
         raise UsageError("--precision mixed and --budget-mib, the MiB for the U-Net's weights, go together")
     if config.budget_ms is not None and (config.precision != "int8" or not config.spare):
         raise UsageError("--budget-ms is for --precision int8, without --no-spare")
+    if not config.components:
+        raise UsageError("--components names none; leave it out for all three")
     schemes = {name: _scheme(config, name) for name in config.components}
+    if config.exclude and not any(schemes.values()):
+        raise UsageError("--exclude keeps layers at more bits; with --precision fp32 all have them")
+    if config.calibration is not None and not any(map(calibrated, schemes.values())):
+        raise UsageError(
+            f"--calibration is for whole-number precisions; --precision {config.precision} looks at nothing"
+        )
     what = f"--precision {config.precision}"
     prompts = calibration.prompts_for(schemes.values(), config.calibration, config.calibration_prompts, what)
     return Job(config, checkpoint, spec, schemes, prompts, estimate(checkpoint, schemes))

@@ -4,6 +4,7 @@ Reads Stable Diffusion 1.x and 2.x folders. A setting that would change the pict
 is refused, not ignored.
 """
 
+import math
 from typing import Any
 
 from kdc_edge import schema
@@ -11,6 +12,8 @@ from kdc_edge.checkpoint import Checkpoint, Sampling
 from kdc_edge.errors import BundleError, UsageError, suggest
 from kdc_edge.manifest import PipelineSpec
 from kdc_edge.ports import COMPONENTS, Ports
+from kdc_edge.samplers import SAMPLERS
+from kdc_edge.schedule import Schedule
 
 # component → its folder in a checkpoint
 FOLDERS = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae", "vae_encoder": "vae"}
@@ -59,7 +62,7 @@ def pipeline_spec(
     own = usual(checkpoint, sampler)
     steps = own.steps if steps is None else steps
     guidance = own.guidance if guidance is None else guidance
-    if steps < 1 or not guidance >= 0:
+    if steps < 1 or not 0 <= guidance < math.inf:
         raise UsageError(f"steps is {steps} and guidance {guidance:g}; they must be at least 1 and at least 0")
     unet, vae, text = (checkpoint.config(name) for name in ("unet", "vae", "text_encoder"))
     latent = _latent(checkpoint, unet, vae)
@@ -78,7 +81,14 @@ def pipeline_spec(
         "steps": steps,
         "guidance": guidance,
     }
-    return schema.parse(PipelineSpec, data, checkpoint.path)
+    spec = schema.parse(PipelineSpec, data, checkpoint.path)
+    evaluations(spec)
+    return spec
+
+
+def evaluations(spec: PipelineSpec) -> int:
+    """Calls of the denoiser that a picture takes. Raises UsageError where the schedule has not so many steps."""
+    return len(SAMPLERS[spec.sampler].plan(Schedule.of(spec.betas), spec.steps))
 
 
 def component_ports(checkpoint: Checkpoint, spec: PipelineSpec, any_size: bool = False) -> dict[str, Ports]:

@@ -159,6 +159,27 @@ def test_whole_numbers_want_prompts_to_calibrate_on(precision: str, copy: Path, 
 
 
 @pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--components"], "--components names none"),
+        (["--exclude", "*.conv_in.weight"], "--exclude keeps layers at more bits"),
+        (["--calibration", "missing.txt"], "--calibration is for whole-number precisions"),
+        (
+            ["--precision", "int8", "--calibration", "prompts.txt", "--calibration-prompts", "0"],
+            "one at least is drawn",
+        ),
+        (["--steps", "2000"], "must be between 1 and 1000"),
+        (["--sampler", "lcm", "--steps", "100"], "lcm takes at most 50"),
+        (["--guidance", "inf"], "at least 1 and at least 0"),
+    ],
+)
+def test_what_cannot_be_meant_is_exit_2(arguments: list[str], says: str, copy: Path, tmp_path: Path, capsys):
+    code, text = refused(capsys, tmp_path, *arguments)
+    assert code == 2
+    assert says in text
+
+
+@pytest.mark.parametrize(
     ("data", "says"), [(b"\n \n", "has no prompt"), (b"\xff\xfe", "UTF-8"), (None, "No such file")]
 )
 def test_bad_calibration_prompts_are_exit_2(data: bytes | None, says: str, copy: Path, tmp_path: Path, capsys):

@@ -21,7 +21,7 @@ from convert.schemes import PRECISIONS, Dynamic, Mixed, Scheme, Static, Weights,
 from convert.weights import POSITIONS, Half, hessians, plan, weighted
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.ports import zeros
-from kdc_edge.spec import component_ports, pipeline_spec
+from kdc_edge.spec import component_ports, evaluations, pipeline_spec
 from kdc_edge.torch_ref import macs
 from kdc_edge.torch_ref.networks import load_network
 from kdc_edge.torch_ref.runtime import open_runtime
@@ -74,6 +74,12 @@ def test_calls_are_spread_over_the_whole_trajectory():
     assert set().union(*met) == set(range(20))
     assert {len(places) for places in met} == {4}
     assert calibration.places(3, 2) == {0, 1}
+
+
+def test_a_sampler_that_asks_once_more_is_met_in_its_last_call(tiny_checkpoint: Path):
+    spec = pipeline_spec(Checkpoint.open(tiny_checkpoint), steps=20)
+    assert evaluations(spec) == 20 and evaluations(replace(spec, sampler="pndm")) == 21
+    assert set().union(*(calibration.places(number, 21) for number in range(6))) == set(range(21))
 
 
 def test_calibration_has_a_hash_of_what_decides_it(tiny_checkpoint: Path):
