@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 from kdc_edge.errors import GateError, MissingBackend, UsageError
 from train import state
-from train.recipes import LoopConfig
-from train.trainer import History, Loss, Trainer
+from train.recipes import LoopConfig, check_numbers
+from train.trainer import OTHER, History, Loss, Trainer
 
 OUTSIDE = ("checkpointing", "tensorboard", "sample_every")  # settings that change nothing that is learned
 ROLLBACKS = 3  # in a row, then the run gives up
@@ -65,21 +65,42 @@ def fit(
     """
     accelerator = launch(config, path.parent)
     check(config, accelerator.num_processes)
-    settings = {name: value for name, value in asdict(config).items() if name not in OUTSIDE}
-    digest = hashlib.sha256(json.dumps({**key, "loop": settings}, sort_keys=True, default=str).encode()).hexdigest()
     if config.checkpointing:
         module.enable_gradient_checkpointing()
-    trainer = Trainer(module.train(), config, digest, accelerator)
-    need = 3 * 5 * sum(p.nbytes for p in trainer.params.values())  # weights, average, moments; two files and a new one
+    trainer = Trainer(module.train(), config, digest(key, config), accelerator, recipe_of(key, config))
+    need = state.room(path, trainer.bytes())
     with state.reserved(path.parent, need) if accelerator.is_main_process else contextlib.nullcontext():
         trainer.load(path)
         if config.tensorboard:
             accelerator.init_trackers(label)
         _run(trainer, loss, path, label, save_every, log_every, sample)
         trainer.save(path)
-        accelerator.end_training()
+        for tracker in accelerator.trackers:  # `end_training` would end the processes' group, too, for good
+            tracker.finish()
     trainer.finish()
     return trainer.history
+
+
+def digest(key: Mapping[str, Any], config: LoopConfig) -> str:
+    """What a run is known by."""
+    settings = {name: value for name, value in asdict(config).items() if name not in OUTSIDE}
+    return hashlib.sha256(json.dumps({**key, "loop": settings}, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def recipe_of(key: Mapping[str, Any], config: LoopConfig) -> str:
+    """`digest` without the data."""
+    return digest({name: value for name, value in key.items() if name != "data"}, config)
+
+
+def ready(config: LoopConfig, path: Path, key: Mapping[str, Any]) -> None:
+    """Before anything is computed: what `fit` would refuse, as far as it is known without the data."""
+    check(config, launch(config, path.parent).num_processes)
+    if not is_main():
+        return
+    with state.reserved(path.parent, 0):
+        found = state.about(path).get("recipe")
+    if found is not None and found != recipe_of(key, config):
+        raise UsageError(f"{path} {OTHER}")
 
 
 def launch(config: LoopConfig, folder: Path) -> Accelerator:
@@ -111,9 +132,7 @@ def launch(config: LoopConfig, folder: Path) -> Accelerator:
 
 def check(config: LoopConfig, processes: int) -> None:
     """UsageError for settings that cannot be meant, before anything is trained."""
-    for name in ("steps", "batch_size", "learning_rate", "accumulate"):
-        if not getattr(config, name) > 0:
-            raise UsageError(f"--{name.replace('_', '-')} is {getattr(config, name)}; it must be above 0")
+    check_numbers(config)
     parts = config.accumulate * processes
     if config.batch_size % parts:
         raise UsageError(
