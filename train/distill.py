@@ -15,7 +15,7 @@ from train.recipes import DistillConfig, LossWeights, check_numbers
 from train.student_spec import STUDENTS
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
     from torch import nn
 
     from train.diffusion import Cache
@@ -32,17 +32,10 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     from train import diffusion, logbook
     from train.cache import cached
     from train.drawing import sampler
-    from train.folders import configs_of, load_pipeline, same_kind, save_pipeline, with_unet
+    from train.folders import load_pipeline, save_pipeline, with_unet
     from train.loop import fit, is_main, pick_device, ready
-    from train.losses import matched_blocks
-    from train.student import build_student, describe
-    from train.trainer import seeded
 
-    check_numbers(config)
-    if not any(asdict(config.weights).values()):
-        raise UsageError("every loss weight is 0, so nothing would be learned; give one of them, as --task 1")
-    if config.init and config.fresh:
-        raise UsageError("--init gives the weights to start from and --fresh wants none; drop one of them")
+    check_settings(config)
     if config.dry_run:
         return plan(config)
     refuse_existing(config.output_dir, config.force)
@@ -51,17 +44,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     teacher_id = f"{config.teacher}@{config.revision}" if known is None else known.id
     teacher = pipeline.unet.to(pick_device())
     spec = STUDENTS[config.student]()
-    if config.init:
-        first = load_pipeline(str(config.init))
-        same_kind(config.init, configs_of(first), configs_of(pipeline))
-        start = first.unet
-    else:
-        if is_main():
-            describe(teacher.config, spec, config.fresh)
-        start = seeded(config.loop.seed, lambda: build_student(teacher, spec, config.fresh))
-    student = diffusion.for_training(start, teacher.device)
-    if config.weights.feat:
-        matched_blocks(student, teacher)
+    student = diffusion.for_training(beginning(config, pipeline), teacher.device)
     start_id = Checkpoint.open(config.init).id if config.init else None
     chosen = {"student": config.student, "init": start_id, "fresh": config.fresh, "weights": asdict(config.weights)}
     key = {"teacher": teacher_id, "spec": spec, **chosen}
@@ -90,6 +73,39 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     results = {"checkpoint": saved.id, **metrics, **logbook.summary(history)}
     logbook.append(config.log, f"distillation {config.student}", settings | {"teacher": teacher_id}, results)
     return {"path": str(config.output_dir), **results}
+
+
+def check_settings(config: DistillConfig) -> None:
+    """UsageError for what cannot be meant."""
+    from dataclasses import asdict
+
+    check_numbers(config)
+    if not any(asdict(config.weights).values()):
+        raise UsageError("every loss weight is 0, so nothing would be learned; give one of them, as --task 1")
+    if config.init and config.fresh:
+        raise UsageError("--init gives the weights to start from and --fresh wants none; drop one of them")
+
+
+def beginning(config: DistillConfig, pipeline: "StableDiffusionPipeline") -> "UNet2DConditionModel":
+    """The student before its first step. Raises UsageError for one that the teacher cannot teach."""
+    from train.folders import configs_of, load_pipeline, same_kind
+    from train.loop import is_main
+    from train.losses import matched_blocks
+    from train.student import build_student, describe
+    from train.trainer import seeded
+
+    teacher, spec = pipeline.unet, STUDENTS[config.student]()
+    if config.init:
+        first = load_pipeline(str(config.init))
+        same_kind(config.init, configs_of(first), configs_of(pipeline))
+        start = first.unet
+    else:
+        if is_main():
+            describe(teacher.config, spec, config.fresh)
+        start = seeded(config.loop.seed, lambda: build_student(teacher, spec, config.fresh))
+    if config.weights.feat:
+        matched_blocks(start, teacher)
+    return start
 
 
 def plan(config: DistillConfig) -> dict[str, Any]:

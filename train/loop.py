@@ -127,6 +127,10 @@ def launch(config: LoopConfig, folder: Path) -> Accelerator:
             f"{accelerator.distributed_type.value} divides the weights, which Muon and the averages need whole; "
             "launch plain processes (DDP)"
         )
+    if precision == "fp16" and accelerator.scaler is None:
+        raise UsageError(
+            f"--precision fp16: not on a {accelerator.device.type}, which would compute in float32; bf16 or no"
+        )
     return accelerator
 
 
