@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -34,14 +35,19 @@ ROLLBACKS = 3  # in a row, then the run gives up
 Sampler = Callable[[nn.Module, int], None]
 
 
+def processes() -> PartialState:
+    """This process and its fellows. On a CPU accelerate looks for them only when it is told that it is on one."""
+    return PartialState(cpu="LOCAL_RANK" in os.environ and not torch.accelerator.is_available())
+
+
 def pick_device() -> torch.device:
     """This process's own: its GPU if there is one."""
-    return PartialState().device
+    return processes().device
 
 
 def is_main() -> bool:
     """Whether this process writes what all have learned."""
-    return PartialState().is_main_process
+    return processes().is_main_process
 
 
 def fit(
@@ -105,6 +111,7 @@ def ready(config: LoopConfig, path: Path, key: Mapping[str, Any]) -> None:
 
 def launch(config: LoopConfig, folder: Path) -> Accelerator:
     """One process or, under `accelerate launch`, one of many."""
+    processes()
     precision = config.precision
     if precision == "auto":
         device = pick_device()

@@ -31,10 +31,7 @@ from train.recipes import LoopConfig
 from train.trainer import Part, Trainer, generator_at, seeded, share_of_rate
 
 ROOT = Path(__file__).parents[2]
-LAUNCH = [
-    *(sys.executable, "-m", "accelerate.commands.launch", "--cpu"),
-    *("--num_processes", "2", "--num_cpu_threads_per_process", "1"),
-]
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]  # gloo on a CPU
 CONFIG = LoopConfig(steps=40, batch_size=8, learning_rate=1e-2, warmup=5, ema=0.9)
 
 
@@ -260,10 +257,12 @@ def test_two_processes_train_one_network_after_the_other(tmp_path: Path) -> None
     script.write_text(
         "from pathlib import Path\nfrom tests.train import test_loop as t\n"
         f"for name in ('first', 'second'):\n    t.train(Path({str(tmp_path)!r}) / f'{{name}}.safetensors')\n"
+        "t.loop.is_main() and print(*[t.loop.processes().num_processes] * 2)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([*LAUNCH, str(script)], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["2", "2"]
     first, second = (load_file(tmp_path / f"{name}.safetensors") for name in ("first", "second"))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
