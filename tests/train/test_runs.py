@@ -149,7 +149,7 @@ def test_two_processes_distil_what_one_does(teacher: Path, student: Path, few: P
         "--soft",
         0.01,
     ]
-    command = [*LAUNCH, "-m", "train.distill", *arguments, *loop, "--log", tmp_path / "log.md"]
+    command = [*LAUNCH, "-m", "--", "train.distill", *arguments, *loop, "--log", tmp_path / "log.md"]
     done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     two, one = (Checkpoint.open(folder).info for folder in (tmp_path / "out", student))
