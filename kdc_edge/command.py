@@ -47,7 +47,7 @@ def run(
     description: str | None = None,
 ) -> NoReturn:
     """Parse, call, print and exit: 0 done, 1-5 as `errors` draws them, 130 interrupted."""
-    call = _parse(commands, argv, prog, description)
+    call = guard(lambda: _parse(commands, argv, prog, description))  # settings refuse what cannot be meant
     result = guard(lambda: call.function(call.config), call.everywhere)
     if call.everywhere.json:
         _print_json(result or {})

@@ -76,7 +76,7 @@ def decode(data: bytes, size: int | None, where: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as opened:
             picture = on_white(opened)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise BundleError(f"{where}: not a readable picture ({error}); mend or remove it") from error
     return np.asarray(picture) if size is None else square(picture, size)
 

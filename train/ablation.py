@@ -6,15 +6,17 @@ Every variant is trained by `train.distill` and measured by `train.evaluate`; on
 """
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kdc_edge import cards, command
 from kdc_edge.cards import Cards
-from kdc_edge.files import read_json, replace_file
+from kdc_edge.errors import UsageError
+from kdc_edge.files import read_json, replace_file, write_json
 from kdc_edge.quality import Quality
-from train.recipes import AblationConfig, DistillConfig, EvaluateConfig, LossWeights
+from train.quiet import quiet
+from train.recipes import AblationConfig, DistillConfig, EvaluateConfig, LossWeights, check_numbers
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,17 @@ VARIANTS = (
 
 def ablation(config: AblationConfig) -> dict[str, Any]:
     """Train and measure what is not yet there; writes table.md and returns its rows."""
+    quiet()
+    from accelerate import PartialState
+
     from train.distill import distill
     from train.evaluate import evaluate
+    from train.loop import check, is_main
 
+    together = PartialState()
+    check_numbers(config)
+    check(config.loop, together.num_processes)
+    same_settings(config, write=is_main())
     rows = []
     for number, variant in enumerate(VARIANTS):
         folder = config.output_dir / f"{number}"
@@ -62,6 +72,7 @@ def ablation(config: AblationConfig) -> dict[str, Any]:
                     log=folder / "log.md",
                 )
             )
+            together.wait_for_everyone()  # the main process saves
         if not (folder / "figures.json").exists():
             quality = Quality(
                 judge=str(config.judge),
@@ -71,11 +82,42 @@ def ablation(config: AblationConfig) -> dict[str, Any]:
                 output=folder / "figures.json",
             )
             evaluate(EvaluateConfig(folder / "checkpoint", quality))
+            together.wait_for_everyone()
         rows.append((variant.name, cards.read(folder / "figures.json"), _task(folder / "checkpoint" / "kdc.json")))
     text = table(rows)
-    replace_file(config.output_dir / "table.md", text.encode())
-    print(text, file=sys.stderr)
+    if is_main():
+        replace_file(config.output_dir / "table.md", text.encode())
+        print(text, file=sys.stderr)
     return {"table": str(config.output_dir / "table.md"), "rows": [name for name, _, _ in rows]}
+
+
+def same_settings(config: AblationConfig, write: bool) -> None:
+    """UsageError for a folder of an ablation with other settings, whose figures would be mixed with these."""
+    from kdc_edge.checkpoint import Checkpoint
+    from train.cache import fingerprint
+    from train.loop import OUTSIDE
+
+    pictures = config.pictures
+    settings = {
+        "teacher": Checkpoint.open(config.teacher).id,
+        "student": config.student,
+        "data": fingerprint(pictures.data, pictures.data_revision),
+        "flips": pictures.flips,
+        "loop": {name: value for name, value in asdict(config.loop).items() if name not in OUTSIDE},
+        "judge": str(config.judge),
+        "captions": config.captions,
+    }
+    path = config.output_dir / "settings.json"
+    if path.exists() or (config.output_dir / "0" / "checkpoint").exists():
+        there = read_json(path) if path.exists() else {}
+        if other := [name for name, value in settings.items() if there.get(name) != value]:
+            raise UsageError(
+                f"{config.output_dir} holds an ablation with another {', '.join(other)}; choose another --output-dir "
+                "or delete it"
+            )
+    elif write:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, settings)
 
 
 def _task(info: Path) -> float:

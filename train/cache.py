@@ -8,6 +8,8 @@ goes on with those that are missing. No process holds the pictures.
 # N pictures, C latent channels, h w latent grid, M distinct captions, T text tokens, D text width
 
 import hashlib
+import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +31,8 @@ from kdc_edge.schema import canonical
 from train import autoencoder
 from train.captions import CaptionChoice
 from train.data import Source, open_source, shares
-from train.diffusion import Cache, Latents
-from train.recipes import PicturesConfig
+from train.diffusion import Cache, Latents, noise_schedule
+from train.recipes import PicturesConfig, check_number
 from train.rows import Stored
 from train.tokenizer import pad_ids
 
@@ -42,11 +44,16 @@ TORCH = {"fp16": torch.float16, "fp32": torch.float32}
 NOT_FINITE = "the autoencoder's latents are not finite; look at these pictures, or use an autoencoder in float32"
 
 
-def cached(config: PicturesConfig, pipeline: StableDiffusionPipeline, toned_share: float) -> tuple[Cache, "Table"]:
+def cached(
+    config: PicturesConfig, pipeline: StableDiffusionPipeline, toned_share: float, encode: bool = True
+) -> tuple[Cache, "Table"]:
     """The draws that a U-Net is trained with, from disk or computed now, and what is known of the pictures.
 
-    Raises GateError where an autoencoder answers with something that is not finite, and what reading the data raises.
+    Without `encode` there are no latents but their shape, for those who start from noise. Raises GateError where an
+    autoencoder answers with something that is not finite, and what reading the data raises.
     """
+    check_number("toned_share", toned_share)
+    scheduler = noise_schedule(pipeline.scheduler)
     size = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
     made_from = {
         "format": FORMAT,
@@ -54,23 +61,27 @@ def cached(config: PicturesConfig, pipeline: StableDiffusionPipeline, toned_shar
         "size": size,
         "flips": config.flips,
         "dtype": config.cache_dtype,
-        "networks": [weights_hash(network) for network in (pipeline.vae, pipeline.text_encoder)],
+        "networks": [network_hash(pipeline.vae) if encode else None, network_hash(pipeline.text_encoder)],
         "vocabulary": pipeline.tokenizer.get_vocab(),
     }
     folder = config.cache_dir / hashlib.sha256(canonical(made_from)).hexdigest()[:16]
-    pictures = _pictures(folder, config, pipeline, size)
+    pictures = _pictures(folder, config, pipeline.vae if encode else None, size)
     table = Table.open([path.with_suffix(".json") for path in pictures])
+    if len(table.rows) == 1:
+        print(f"{config.data}: one picture only; a network trained on it draws nothing else", file=sys.stderr)
     prompts = list(dict.fromkeys(["", *(text for group in table.captions for text in group)]))
     texts = _texts(folder, config, pipeline, prompts)
     number = {text: i for i, text in enumerate(prompts)}
     stored = {name: Stored.open(pictures, name) for name in read_header(pictures[0])}
+    unet = pipeline.unet.config
+    none = torch.empty(0, unet.in_channels, unet.sample_size, unet.sample_size)
     source = Cache(
-        latents=Latents(**stored),
+        latents=Latents(**stored) if encode else Latents(none),
         text=Stored.open(texts, "states"),
         choice=CaptionChoice(table.captions),
         numbers=torch.tensor([number[text] for group in table.captions for text in group]),
         weights=shares(table.rows, toned_share),
-        scheduler=pipeline.scheduler,
+        scheduler=scheduler,
     )
     return source, table
 
@@ -93,8 +104,8 @@ class Table:
         return cls(captions, rows, digest.hexdigest())
 
 
-def _pictures(folder: Path, config: PicturesConfig, pipeline: StableDiffusionPipeline, size: int) -> list[Path]:
-    """Shards of latents, each with what is known of its pictures in a JSON file beside it."""
+def _pictures(folder: Path, config: PicturesConfig, vae: nn.Module | None, size: int) -> list[Path]:
+    """Shards of latents, of none without `vae`, each with what is known of its pictures in a JSON file beside it."""
     state, index = PartialState(), folder / "pictures.json"
     if index.exists():  # the data need not be opened again
         known = [folder / name for name in read_json(index)]
@@ -107,7 +118,7 @@ def _pictures(folder: Path, config: PicturesConfig, pipeline: StableDiffusionPip
         shards = [numbers[start : start + PICTURES] for start in range(0, len(numbers), PICTURES)]
         paths = [folder / f"pictures-{i:05}.safetensors" for i in range(len(shards))]
         mine = list(zip(paths, shards, strict=True))[state.process_index :: state.num_processes]
-        vae = pipeline.vae.to(state.device)
+        vae = None if vae is None else vae.to(state.device)
         for path, shard in tqdm(
             [(p, s) for p, s in mine if not p.exists()], desc="latents", unit="shard", disable=None
         ):
@@ -119,7 +130,7 @@ def _pictures(folder: Path, config: PicturesConfig, pipeline: StableDiffusionPip
 
 
 def _write_pictures(
-    path: Path, numbers: Sequence[int], source: Source, vae: nn.Module, size: int, config: PicturesConfig
+    path: Path, numbers: Sequence[int], source: Source, vae: nn.Module | None, size: int, config: PicturesConfig
 ) -> None:
     tensors: dict[str, list[Tensor]] = {}
     known: dict[str, list[Any]] = {"captions": [], "rows": []}
@@ -131,7 +142,7 @@ def _write_pictures(
         digest.update(pixels.tobytes())
         known["captions"] += [captions for _, captions, _ in items]
         known["rows"] += [row for _, _, row in items]
-        found = _encoded(vae, torch.from_numpy(pixels).permute(0, 3, 1, 2), config.flips)
+        found = {} if vae is None else _encoded(vae, torch.from_numpy(pixels).permute(0, 3, 1, 2), config.flips)
         for name, value in found.items():
             if not torch.isfinite(value).all():
                 raise GateError(
@@ -161,7 +172,9 @@ def _texts(
     paths = [folder / f"texts-{i:05}.safetensors" for i in range(-(-len(prompts) // CAPTIONS))]
     mine = list(enumerate(paths))[state.process_index :: state.num_processes]
     for i, path in tqdm([(i, p) for i, p in mine if not p.exists()], desc="texts", unit="shard", disable=None):
-        ids = pad_ids(pipeline.tokenizer, prompts[i * CAPTIONS : (i + 1) * CAPTIONS])
+        shard = prompts[i * CAPTIONS : (i + 1) * CAPTIONS]
+        ids = pad_ids(pipeline.tokenizer, shard)
+        _warn_of_long(pipeline.tokenizer, shard, ids)
         with replacing(path) as temporary:
             parts = [_states(encoder, part.to(state.device)) for part in ids.split(TEXTS)]
             save_file({"states": torch.cat(parts).to(TORCH[config.cache_dtype])}, temporary)
@@ -169,9 +182,22 @@ def _texts(
     return paths
 
 
+def _warn_of_long(tokenizer: CLIPTokenizer, texts: Sequence[str], ids: Tensor) -> None:
+    """On stderr, of texts that were cut to the context of `ids` (N, T)."""
+    full = [text for text, row in zip(texts, ids, strict=True) if row[-2] not in (tokenizer.pad_token_id, row[-1])]
+    lengths = [len(found) for found in tokenizer(full, verbose=False).input_ids] if full else []
+    long = [text for text, length in zip(full, lengths, strict=True) if length > ids.shape[1]]
+    if long:
+        print(
+            f"{len(long)} of {len(texts)} captions have more than the {ids.shape[1]} tokens that the text encoder reads; "
+            f"their ends are cut, as in '{long[0][:60]}…'",
+            file=sys.stderr,
+        )
+
+
 def text_rows(config: PicturesConfig, pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> Stored:
     """The states (len(prompts), T, D) of prompts that belong to no data set, from disk or computed now."""
-    made_from = [FORMAT, weights_hash(pipeline.text_encoder), vocabulary_hash(pipeline.tokenizer), config.cache_dtype]
+    made_from = [FORMAT, network_hash(pipeline.text_encoder), vocabulary_hash(pipeline.tokenizer), config.cache_dtype]
     name = hashlib.sha256(canonical([*made_from, list(prompts)])).hexdigest()[:16]
     return Stored.open(_texts(config.cache_dir / name, config, pipeline, prompts), "states")
 
@@ -192,6 +218,14 @@ def fingerprint(data: str, revision: str | None) -> str:
         stats = [(str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         return hashlib.sha256(canonical(stats)).hexdigest()
     return f"{data}@{revision}"
+
+
+def network_hash(network: nn.Module) -> str:
+    """SHA-256 over weights and settings: scaling and activations change what is computed as weights do."""
+    known = dict(network.config) if isinstance(network.config, dict) else network.config.to_dict()
+    settings = {name: value for name, value in known.items() if not name.startswith("_") and "version" not in name}
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(f"{weights_hash(network)} {text}".encode()).hexdigest()
 
 
 def weights_hash(network: nn.Module) -> str:

@@ -27,7 +27,8 @@ def captions(row: Mapping[str, str], pixels: np.ndarray) -> list[str]:
         found += [f"{name} emoji", f"an emoji of {name}"]
     if group := row.get("group"):
         found.append(f"{name}, {group.lower()}")
-    if (colour := dominant_colour(pixels)) and colour not in name.lower():
+    drawn = bool(row.get("subgroup") or group)  # one thing on white; of a photograph the colour says nothing
+    if drawn and (colour := dominant_colour(pixels)) and colour not in name.lower():
         found.append(f"{colour} {name}")
     return found
 

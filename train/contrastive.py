@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from kdc_edge.errors import UsageError
 from train.captions import CaptionChoice
 from train.recipes import ContrastiveConfig
 from train.tokenizer import POSITIONS, pad_ids
@@ -81,7 +82,12 @@ def augment(x: Tensor, config: ContrastiveConfig, generator: torch.Generator) ->
 
 
 def contrastive_loss(pixels: Tensor, ids: CaptionIds, batch_size: int, config: ContrastiveConfig) -> Loss:
-    """`pixels` (N, 3, H, W) uint8, in the order of `ids`. A picture is told from the others of its part of the batch."""
+    """`pixels` (N, 3, H, W) uint8, in the order of `ids`. A picture is told from the others of its part of the batch.
+
+    Raises UsageError for fewer than two pictures.
+    """
+    if len(pixels) < 2:
+        raise UsageError(f"{len(pixels)} picture is too few: it is learned by telling it from others; give two or more")
 
     def loss(clip: nn.Module, part: Part) -> Mapping[str, Tensor]:
         generator = part.generator

@@ -8,6 +8,7 @@ class), WebDataset shards, or a hub id; Hugging Face `datasets` reads them all. 
 import contextlib
 import hashlib
 import json
+import re
 import tarfile
 import tempfile
 import zipfile
@@ -134,6 +135,8 @@ def open_table(source: str, revision: str | None, split: str) -> Iterator[Any]:
     with tempfile.TemporaryDirectory(prefix="kdc-data-") as temporary:
         try:
             table = datasets.load_dataset(**where(source, Path(temporary), revision), split=split)
+        except datasets.data_files.EmptyDatasetError as error:
+            raise UsageError(f"{source}: no pictures in it") from error
         except (
             datasets.exceptions.DatasetGenerationError,
             datasets.exceptions.DatasetsError,
@@ -154,16 +157,29 @@ def where(source: str, temporary: Path, revision: str | None) -> dict[str, Any]:
     if path.is_file():
         folder = temporary / "files"
         unpack(path, folder)
-        if any(folder.glob("*.json")):
+        if is_shard(path, folder):
             return {"path": "webdataset", "data_files": [source], "cache_dir": cache}
         return {"path": "imagefolder", "data_dir": str(folder), "cache_dir": cache}
     if path.is_dir():
         if shards := sorted(str(shard) for shard in path.glob("*.tar")):
             return {"path": "webdataset", "data_files": shards, "cache_dir": cache}
         return {"path": "imagefolder", "data_dir": source, "cache_dir": cache}
-    if source.count("/") == 1 and not source.startswith((".", "/")):
-        return {"path": source, "revision": revision}
-    raise UsageError(f"{source}: no such file or folder")
+    if source.count("/") != 1 or source.startswith((".", "/")):
+        raise UsageError(f"{source}: no such file or folder")
+    if revision is None or not re.fullmatch("[0-9a-f]{40}", revision):
+        raise UsageError(
+            f"{source}: no such file or folder; if it is meant as a data set on the hub, pin it with --data-revision "
+            "COMMIT (40 hexadecimal digits), so that a run can be repeated"
+        )
+    return {"path": source, "revision": revision}
+
+
+def is_shard(archive: Path, folder: Path) -> bool:
+    """Whether what a tar was unpacked to is WebDataset's: captions in files named as their pictures are."""
+    if archive.suffix == ".zip" or (folder / "metadata.jsonl").exists():
+        return False
+    texts = {file.with_suffix("") for kind in ("json", "txt") for file in folder.rglob(f"*.{kind}")}
+    return any(file.with_suffix("") in texts for kind in IMAGE_COLUMNS[1:] for file in folder.rglob(f"*.{kind}"))
 
 
 def unpack(archive: Path, folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdc_edge import command
 from train.quiet import quiet
-from train.recipes import DecoderConfig
+from train.recipes import DecoderConfig, check_numbers, refuse_unet_flags
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,20 +30,25 @@ def decoder(config: DecoderConfig) -> dict[str, Any]:
     from train import logbook, tiny_decoder
     from train.cache import cached
     from train.folders import assemble, load_pipeline, save_pipeline
-    from train.loop import fit, is_main, pick_device
+    from train.loop import fit, is_main, pick_device, ready
     from train.trainer import seeded
 
+    check_numbers(config)
+    refuse_unet_flags(config.loop)
     refuse_existing(config.output_dir, config.force)
     checkpoint = Checkpoint.open(config.model)
     pipeline = load_pipeline(str(config.model))
     teacher = tiny_decoder.Teacher(pipeline.vae.to(pick_device()))
-    source, table = cached(config.pictures, pipeline, config.toned_share)
     student = seeded(config.loop.seed, lambda: tiny_decoder.build(pipeline.vae, config.channels, config.blocks))
+    settings = {name: getattr(config, name) for name in ("channels", "blocks", "features")}
+    key = {"model": checkpoint.id, **settings}
+    state = config.run_dir / "decoder.safetensors"
+    ready(config.loop, state, key)
+    source, table = cached(config.pictures, pipeline, config.toned_share)
     network = tiny_decoder.BothWays(student.to(teacher.device))
     loss = decoder_loss(teacher, source, config.features, config.loop.batch_size)
-    settings = {name: getattr(config, name) for name in ("channels", "blocks", "features")}
-    key = {"model": checkpoint.id, "data": table.digest, **settings}
-    history = fit(network, loss, config.loop, config.run_dir / "decoder.safetensors", key=key, label="decoder")
+    key["data"] = table.digest
+    history = fit(network, loss, config.loop, state, key=key, label="decoder")
     if not is_main():
         return {}
     metrics = tiny_decoder.measure(teacher, student, source)

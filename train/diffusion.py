@@ -8,6 +8,7 @@ diffusers' pipelines and the device's samplers agree by construction.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
@@ -15,12 +16,15 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdc_edge.errors import UsageError
 from train.captions import CaptionChoice
 from train.recipes import UNetConfig
 from train.rows import Rows
 from train.trainer import Loss, Part
 
 SMALL_GRID = 16  # latents a side
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
 
 
 def build(config: UNetConfig, latent_channels: int, latent_size: int, text_width: int) -> UNet2DConditionModel:
@@ -57,6 +61,26 @@ def build_scheduler() -> DDIMScheduler:
         timestep_spacing="trailing",
         steps_offset=1,
         clip_sample=False,
+    )
+
+
+def noise_schedule(scheduler: Any) -> DDIMScheduler:
+    """The noise that a folder's network knows, whichever sampler the folder names: training needs ddim's.
+
+    What another sampler does not say is as in Stable Diffusion, but the way starts at the last timestep, where noise is
+    purest. Raises UsageError for a scheduler without betas or with an unknown prediction type.
+    """
+    config, name = scheduler.config, type(scheduler).__name__
+    if missing := [key for key in ("beta_schedule", "prediction_type") if config.get(key) is None]:
+        raise UsageError(f"the model's {name} has no {missing[0]}; Stable Diffusion 1.x or 2.x is wanted")
+    if config["prediction_type"] not in PREDICTIONS:
+        raise UsageError(f"the model predicts {config['prediction_type']}; {', '.join(PREDICTIONS)} is wanted")
+    if type(scheduler) is DDIMScheduler:
+        return scheduler
+    kept = {key: config[key] for key in (*NOISE, "rescale_betas_zero_snr") if key in config}
+    to_one = config.get("set_alpha_to_one", False)
+    return DDIMScheduler(
+        **kept, clip_sample=False, set_alpha_to_one=to_one, timestep_spacing="trailing", steps_offset=1
     )
 
 
@@ -111,6 +135,9 @@ class Cache:
     weights: Tensor
     scheduler: DDIMScheduler
     dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scheduler", noise_schedule(self.scheduler))
 
     def draw(self, batch_size: int, part: Part, among: Tensor | None = None) -> Draw:
         """The part's rows of a batch that is the same for all parts; its timesteps are `among` these, if any are given."""

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from kdc_edge import command
 from kdc_edge.errors import UsageError
 from train.quiet import quiet
-from train.recipes import DistillConfig, LossWeights
+from train.recipes import DistillConfig, LossWeights, check_numbers
 from train.student_spec import STUDENTS
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
     from torch import nn
 
     from train.diffusion import Cache
@@ -33,12 +33,9 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     from train.cache import cached
     from train.drawing import sampler
     from train.folders import load_pipeline, save_pipeline, with_unet
-    from train.loop import fit, is_main, pick_device
-    from train.student import build_student, describe
-    from train.trainer import seeded
+    from train.loop import fit, is_main, pick_device, ready
 
-    if config.init and config.fresh:
-        raise UsageError("--init gives the weights to start from and --fresh wants none; drop one of them")
+    check_settings(config)
     if config.dry_run:
         return plan(config)
     refuse_existing(config.output_dir, config.force)
@@ -47,21 +44,17 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     teacher_id = f"{config.teacher}@{config.revision}" if known is None else known.id
     teacher = pipeline.unet.to(pick_device())
     spec = STUDENTS[config.student]()
-    if config.init:
-        start = load_pipeline(str(config.init)).unet
-    else:
-        if is_main():
-            describe(teacher.config, spec)
-        start = seeded(config.loop.seed, lambda: build_student(teacher, spec, config.fresh))
-    student = diffusion.for_training(start, teacher.device)
+    student = diffusion.for_training(beginning(config, pipeline), teacher.device)
+    start_id = Checkpoint.open(config.init).id if config.init else None
+    chosen = {"student": config.student, "init": start_id, "fresh": config.fresh, "weights": asdict(config.weights)}
+    key = {"teacher": teacher_id, "spec": spec, **chosen}
+    state = config.run_dir / "unet.safetensors"
+    ready(config.loop, state, key)
     source, table = cached(config.pictures, pipeline, config.toned_share)
     sample = sampler(pipeline, table.captions, config.run_dir / "samples")
     loss = distillation_loss(student, teacher, source, config.weights, config.loop.batch_size)
-    start_id = Checkpoint.open(config.init).id if config.init else None
-    chosen = {"student": config.student, "init": start_id, "fresh": config.fresh, "weights": asdict(config.weights)}
     settings = {**chosen, "loop": asdict(config.loop)}
-    key = {"teacher": teacher_id, "data": table.digest, "spec": spec, **chosen}
-    state = config.run_dir / "unet.safetensors"
+    key["data"] = table.digest
     history = fit(student, loss, config.loop, state, key=key, label=config.student, sample=sample)
     if not is_main():
         return {}
@@ -82,21 +75,59 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     return {"path": str(config.output_dir), **results}
 
 
+def check_settings(config: DistillConfig) -> None:
+    """UsageError for what cannot be meant."""
+    from dataclasses import asdict
+
+    check_numbers(config)
+    if not any(asdict(config.weights).values()):
+        raise UsageError("every loss weight is 0, so nothing would be learned; give one of them, as --task 1")
+    if config.init and config.fresh:
+        raise UsageError("--init gives the weights to start from and --fresh wants none; drop one of them")
+
+
+def beginning(config: DistillConfig, pipeline: "StableDiffusionPipeline") -> "UNet2DConditionModel":
+    """The student before its first step. Raises UsageError for one that the teacher cannot teach."""
+    from train.folders import configs_of, load_pipeline, same_kind
+    from train.loop import is_main
+    from train.losses import matched_blocks
+    from train.student import build_student, describe
+    from train.trainer import seeded
+
+    teacher, spec = pipeline.unet, STUDENTS[config.student]()
+    if config.init:
+        first = load_pipeline(str(config.init))
+        same_kind(config.init, configs_of(first), configs_of(pipeline))
+        start = first.unet
+    else:
+        if is_main():
+            describe(teacher.config, spec, config.fresh)
+        start = seeded(config.loop.seed, lambda: build_student(teacher, spec, config.fresh))
+    if config.weights.feat:
+        matched_blocks(start, teacher)
+    return start
+
+
 def plan(config: DistillConfig) -> dict[str, Any]:
     """Sizes, hours and memory of this process and its fellows; no weights are read."""
     from accelerate import PartialState
 
     from train.estimate import estimate, macs_per_second, report
+    from train.folders import same_kind
     from train.loop import check
+    from train.losses import matched_blocks
     from train.student import describe, on_meta, prune_config, unet_config
 
     state = PartialState()
     check(config.loop, state.num_processes)
     teacher, spec = unet_config(config.teacher, config.revision), STUDENTS[config.student]()
     student = unet_config(str(config.init), None) if config.init else prune_config(teacher, spec)
-    sizes = {} if config.init else describe(teacher, spec)
+    sizes = {} if config.init else describe(teacher, spec, config.fresh)
     speed = macs_per_second(state.device)
     networks = on_meta(teacher), on_meta(student)
+    if config.init:
+        same_kind(config.init, {"unet": student}, {"unet": teacher})
+        matched_blocks(networks[1], networks[0])
     return sizes | report(estimate(*networks, config.loop, state.num_processes, speed))
 
 

@@ -10,24 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from kdc_edge import command
 from train.quiet import quiet
-from train.recipes import FewStepConfig
+from train.recipes import FewStepConfig, check_numbers
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from diffusers import DDIMScheduler, UNet2DConditionModel
 
-    from diffusers import UNet2DConditionModel
-
-    from kdc_edge.checkpoint import Checkpoint
     from train.diffusion import Cache
     from train.solver import Solver
     from train.trainer import Loss
-
-MUST_AGREE = (
-    ("unet", "sample_size"),
-    ("unet", "in_channels"),
-    ("unet", "cross_attention_dim"),
-    ("scheduler", "prediction_type"),
-)
 
 
 def fewstep(config: FewStepConfig) -> dict[str, Any]:
@@ -42,29 +32,36 @@ def fewstep(config: FewStepConfig) -> dict[str, Any]:
     from train.cache import cached
     from train.consistency import lcm_scheduler
     from train.drawing import sampler
-    from train.folders import load_pipeline, save_pipeline, with_unet
-    from train.loop import fit, is_main, pick_device
+    from train.folders import configs_of, load_pipeline, same_kind, save_pipeline, with_unet
+    from train.loop import fit, is_main, pick_device, ready
     from train.solver import Solver
 
+    check_numbers(config)
     refuse_existing(config.output_dir, config.force)
     checkpoint = Checkpoint.open(config.model)
-    start = checkpoint if config.init is None else beginning(config.init, checkpoint)
-    pipeline = load_pipeline(str(config.model))
+    start = Checkpoint.open(config.init or config.model)
+    pipeline, first = load_pipeline(str(config.model)), load_pipeline(str(start.path))
+    same_kind(start.path, configs_of(first), configs_of(pipeline))
     own = pipeline_spec(checkpoint).guidance
     config = replace(config, guidance=(own, own) if config.guidance is None else config.guidance)
-    solver = Solver.of(pipeline.scheduler, config.guidance)  # UsageError before anything is computed
+    pipeline.scheduler = diffusion.noise_schedule(pipeline.scheduler)
+    solver = Solver.of(pipeline.scheduler, config.guidance)
+    check_steps(config, pipeline.scheduler)
+    chosen = {name: getattr(config, name) for name in ("method", "guidance", "steps_drawn", "parts")}
+    settings = {**chosen, "init": start.id}
+    key = {"model": checkpoint.id, **settings}
+    state = config.run_dir / "unet.safetensors"
+    ready(config.loop, state, key)
     model = diffusion.for_training(pipeline.unet, pick_device()).requires_grad_(False)
-    source, table = cached(config.pictures, pipeline, config.toned_share)
-    network = diffusion.for_training(load_pipeline(str(start.path)).unet, model.device)
+    encode = config.method == "consistency"  # progressive starts from noise
+    source, table = cached(config.pictures, pipeline, config.toned_share, encode)
+    network = diffusion.for_training(first.unet, model.device)
     loss = loss_of(config, network, model, replace(source, dropout=0.0), solver)
     few = with_unet(pipeline, network)
     if config.method == "consistency":
         few.scheduler = lcm_scheduler(pipeline.scheduler)
     sample = sampler(few, table.captions, config.run_dir / "samples", steps=config.steps_drawn, guidance=1.0)
-    chosen = {name: getattr(config, name) for name in ("method", "guidance", "steps_drawn", "parts")}
-    settings = {**chosen, "init": start.id}
-    key = {"model": checkpoint.id, "data": table.digest, **settings}
-    state = config.run_dir / "unet.safetensors"
+    key["data"] = table.digest
     history = fit(network, loss, config.loop, state, key=key, label="few steps", sample=sample)
     if not is_main():
         return {}
@@ -84,19 +81,16 @@ def fewstep(config: FewStepConfig) -> dict[str, Any]:
     return {"path": str(config.output_dir), **results}
 
 
-def beginning(path: "Path", model: "Checkpoint") -> "Checkpoint":
-    """The checkpoint to train on. Raises UsageError for one that reads or answers something else than the model does."""
-    from kdc_edge.checkpoint import Checkpoint
+def check_steps(config: FewStepConfig, scheduler: "DDIMScheduler") -> None:
+    """UsageError for more steps than the method's sampler has."""
     from kdc_edge.errors import UsageError
+    from train.consistency import STEPS
+    from train.progressive import jumps
 
-    found = Checkpoint.open(path)
-    for component, setting in MUST_AGREE:
-        theirs, ours = (each.config(component).get(setting) for each in (found, model))
-        if theirs != ours:
-            raise UsageError(
-                f"{path}: its {setting} is {theirs}, the model's is {ours}; --init wants one of the same kind"
-            )
-    return found
+    if config.method == "progressive":
+        jumps(scheduler, config.steps_drawn)
+    elif config.steps_drawn > STEPS:
+        raise UsageError(f"--steps-drawn is {config.steps_drawn}, must be between 1 and {STEPS}")
 
 
 def loss_of(

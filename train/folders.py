@@ -1,8 +1,11 @@
 """Checkpoints in and out: diffusers pipeline folders in fp16 shards under 16 MiB, with `kdc.json` beside them."""
 
+import contextlib
 import copy
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -14,6 +17,13 @@ from kdc_edge.errors import UsageError
 from kdc_edge.files import read_json, replace_dir, write_json
 
 SHARD = "15MB"
+MUST_AGREE = (
+    ("unet", "sample_size"),
+    ("unet", "in_channels"),
+    ("unet", "cross_attention_dim"),
+    ("scheduler", "prediction_type"),
+)
+Configs = Mapping[str, Mapping[str, Any]]
 
 
 def assemble(
@@ -72,9 +82,11 @@ def load_pipeline(source: str, revision: str | None = None) -> StableDiffusionPi
     """A Stable Diffusion folder (checked first) or hub id, in float32, frozen; safetensors only."""
     if not is_hub_id(source, revision):
         Checkpoint.open(Path(source))
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        source, revision=revision, dtype=torch.float32, use_safetensors=True, safety_checker=None
-    )
+    with from_hub(source, revision):
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            source, revision=revision, dtype=torch.float32, use_safetensors=True, safety_checker=None
+        )
+    check_unet(pipeline.unet.config, source)
     for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         module.eval().requires_grad_(False)
     pipeline.unet.to(memory_format=torch.channels_last)
@@ -87,3 +99,45 @@ def is_hub_id(source: str, revision: str | None) -> bool:
     if hub and revision is None:
         raise UsageError(f"{source} is a hub id: pin it with --revision COMMIT, so that a run can be repeated")
     return hub
+
+
+@contextlib.contextmanager
+def from_hub(source: str, revision: str | None) -> Iterator[None]:
+    """What fails to come from the hub is UsageError; of a folder the error is as it was."""
+    try:
+        yield
+    except OSError as error:
+        if revision is None or Path(source).exists():
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(
+            f"{source} at {revision}: not to be had from the hub ({reason}); check the id, the revision and the network, "
+            "or give a folder"
+        ) from error
+
+
+def check_unet(config: Mapping[str, Any], source: str) -> None:
+    """UsageError for a U-Net that asks for more than a timestep and text, or whose pictures are not square."""
+    if config.get("addition_embed_type") or config.get("class_embed_type") or config.get("encoder_hid_dim_type"):
+        raise UsageError(
+            f"{source}: its U-Net reads more than text (SDXL's does); Stable Diffusion 1.x or 2.x is wanted"
+        )
+    if not isinstance(config["sample_size"], int):
+        raise UsageError(
+            f"{source}: its sample_size is {config['sample_size']}; one number is wanted, for square pictures"
+        )
+
+
+def configs_of(pipeline: StableDiffusionPipeline) -> Configs:
+    return {"unet": pipeline.unet.config, "scheduler": pipeline.scheduler.config}
+
+
+def same_kind(path: Path, start: Configs, model: Configs) -> None:
+    """UsageError for an --init at `path` that reads or answers something else than the model does."""
+    for component, setting in MUST_AGREE:
+        if component in start and component in model:
+            theirs, ours = (each[component].get(setting) for each in (start, model))
+            if theirs != ours:
+                raise UsageError(
+                    f"{path}: its {setting} is {theirs}, the model's is {ours}; --init wants one of the same kind"
+                )

@@ -9,7 +9,7 @@ from typing import Any
 
 from kdc_edge import command
 from train.quiet import quiet
-from train.recipes import JudgeConfig
+from train.recipes import JudgeConfig, check_numbers, refuse_unet_flags
 
 
 def train_judge(config: JudgeConfig) -> dict[str, Any]:
@@ -17,25 +17,31 @@ def train_judge(config: JudgeConfig) -> dict[str, Any]:
     quiet()
     from dataclasses import asdict
 
+    from accelerate import PartialState
     from transformers import CLIPModel
 
     from kdc_edge.files import refuse_existing, replace_dir
     from train import contrastive, logbook
+    from train.cache import weights_hash
     from train.data import load
     from train.folders import half
-    from train.loop import fit, is_main, pick_device
+    from train.loop import check, fit, is_main, pick_device
     from train.tokenizer import train_tokenizer
     from train.trainer import seeded
 
+    check_numbers(config)
+    refuse_unet_flags(config.loop)
     refuse_existing(config.output_dir, config.force, ["config.json"])
-    pictures = load(config.data, config.size)
+    check(config.loop, PartialState().num_processes)
+    pictures = load(config.data, config.size, revision=config.data_revision)
     tokenizer = train_tokenizer((text for group in pictures.captions for text in group), config.merges)
     clip = seeded(config.loop.seed, lambda: contrastive.build(config.towers, tokenizer, config.size)).to(pick_device())
     if config.init is not None:
         clip.load_state_dict(CLIPModel.from_pretrained(config.init, use_safetensors=True).state_dict())
+    start = None if config.init is None else weights_hash(clip)
     ids = contrastive.CaptionIds(tokenizer, pictures.captions)
     loss = contrastive.contrastive_loss(pictures.tensor(), ids, config.loop.batch_size, config.towers)
-    key = {"data": pictures.digest(), "of": config.towers, "init": str(config.init)}
+    key = {"data": pictures.digest(), "of": config.towers, "init": str(start)}
     history = fit(clip, loss, config.loop, config.run_dir / "judge.safetensors", key=key, label="judge")
     if not is_main():
         return {}

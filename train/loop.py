@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,22 +27,27 @@ from tqdm import tqdm
 
 from kdc_edge.errors import GateError, MissingBackend, UsageError
 from train import state
-from train.recipes import LoopConfig
-from train.trainer import History, Loss, Trainer
+from train.recipes import LoopConfig, check_numbers
+from train.trainer import OTHER, History, Loss, Trainer
 
 OUTSIDE = ("checkpointing", "tensorboard", "sample_every")  # settings that change nothing that is learned
 ROLLBACKS = 3  # in a row, then the run gives up
 Sampler = Callable[[nn.Module, int], None]
 
 
+def processes() -> PartialState:
+    """This process and its fellows. On a CPU accelerate looks for them only when it is told that it is on one."""
+    return PartialState(cpu="LOCAL_RANK" in os.environ and not torch.accelerator.is_available())
+
+
 def pick_device() -> torch.device:
     """This process's own: its GPU if there is one."""
-    return PartialState().device
+    return processes().device
 
 
 def is_main() -> bool:
     """Whether this process writes what all have learned."""
-    return PartialState().is_main_process
+    return processes().is_main_process
 
 
 def fit(
@@ -65,25 +71,47 @@ def fit(
     """
     accelerator = launch(config, path.parent)
     check(config, accelerator.num_processes)
-    settings = {name: value for name, value in asdict(config).items() if name not in OUTSIDE}
-    digest = hashlib.sha256(json.dumps({**key, "loop": settings}, sort_keys=True, default=str).encode()).hexdigest()
     if config.checkpointing:
         module.enable_gradient_checkpointing()
-    trainer = Trainer(module.train(), config, digest, accelerator)
-    need = 3 * 5 * sum(p.nbytes for p in trainer.params.values())  # weights, average, moments; two files and a new one
+    trainer = Trainer(module.train(), config, digest(key, config), accelerator, recipe_of(key, config))
+    need = state.room(path, trainer.bytes())
     with state.reserved(path.parent, need) if accelerator.is_main_process else contextlib.nullcontext():
         trainer.load(path)
         if config.tensorboard:
             accelerator.init_trackers(label)
         _run(trainer, loss, path, label, save_every, log_every, sample)
         trainer.save(path)
-        accelerator.end_training()
+        for tracker in accelerator.trackers:  # `end_training` would end the processes' group, too, for good
+            tracker.finish()
     trainer.finish()
     return trainer.history
 
 
+def digest(key: Mapping[str, Any], config: LoopConfig) -> str:
+    """What a run is known by."""
+    settings = {name: value for name, value in asdict(config).items() if name not in OUTSIDE}
+    return hashlib.sha256(json.dumps({**key, "loop": settings}, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def recipe_of(key: Mapping[str, Any], config: LoopConfig) -> str:
+    """`digest` without the data."""
+    return digest({name: value for name, value in key.items() if name != "data"}, config)
+
+
+def ready(config: LoopConfig, path: Path, key: Mapping[str, Any]) -> None:
+    """Before anything is computed: what `fit` would refuse, as far as it is known without the data."""
+    check(config, launch(config, path.parent).num_processes)
+    if not is_main():
+        return
+    with state.reserved(path.parent, 0):
+        found = state.about(path).get("recipe")
+    if found is not None and found != recipe_of(key, config):
+        raise UsageError(f"{path} {OTHER}")
+
+
 def launch(config: LoopConfig, folder: Path) -> Accelerator:
     """One process or, under `accelerate launch`, one of many."""
+    processes()
     precision = config.precision
     if precision == "auto":
         device = pick_device()
@@ -106,14 +134,16 @@ def launch(config: LoopConfig, folder: Path) -> Accelerator:
             f"{accelerator.distributed_type.value} divides the weights, which Muon and the averages need whole; "
             "launch plain processes (DDP)"
         )
+    if precision == "fp16" and accelerator.scaler is None:
+        raise UsageError(
+            f"--precision fp16: not on a {accelerator.device.type}, which would compute in float32; bf16 or no"
+        )
     return accelerator
 
 
 def check(config: LoopConfig, processes: int) -> None:
     """UsageError for settings that cannot be meant, before anything is trained."""
-    for name in ("steps", "batch_size", "learning_rate", "accumulate"):
-        if not getattr(config, name) > 0:
-            raise UsageError(f"--{name.replace('_', '-')} is {getattr(config, name)}; it must be above 0")
+    check_numbers(config)
     parts = config.accumulate * processes
     if config.batch_size % parts:
         raise UsageError(

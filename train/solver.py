@@ -12,6 +12,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from kdc_edge.errors import UsageError
+from train.diffusion import noise_schedule
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,9 @@ class Solver:
 
     @classmethod
     def of(cls, scheduler: DDIMScheduler, guidance: tuple[float, float]) -> "Solver":
-        """Raises UsageError for a scheduler whose prediction type is unknown, and for a range of guidance that is none."""
+        """Raises UsageError for a range of guidance that is none, and what `noise_schedule` raises."""
+        scheduler = noise_schedule(scheduler)
         kind = scheduler.config.prediction_type
-        if kind not in ("epsilon", "v_prediction", "sample"):
-            raise UsageError(f"the model predicts {kind}; epsilon, v_prediction or sample is wanted")
         if not 1 <= guidance[0] <= guidance[1]:
             low, high = guidance
             raise UsageError(f"--guidance is {low:g} to {high:g}; it must rise, from 1 (without guidance) or more")

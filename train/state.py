@@ -17,6 +17,7 @@ from kdc_edge.errors import BundleError, ResourceError
 from kdc_edge.files import locked, replacing
 
 Tensors = dict[str, Tensor]
+COPIES = 3  # the newest, the one before, and one that is being written
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
@@ -46,6 +47,20 @@ def load(path: Path) -> tuple[Tensors, dict[str, str]] | None:
 
 def before(path: Path) -> Path:
     return path.with_name(f"{path.stem}.before{path.suffix}")
+
+
+def about(path: Path) -> dict[str, str]:
+    """What the newest readable file says of itself; nothing where there is none. No tensors are read."""
+    for candidate in (path, before(path)):
+        with contextlib.suppress(SafetensorError, OSError), safe_open(candidate, "pt") as file:
+            return file.metadata()
+    return {}
+
+
+def room(path: Path, size: int) -> int:
+    """Bytes that states of `size` at `path` will yet take, beside the files that are there."""
+    there = [file.stat().st_size for file in (path, before(path)) if file.exists()]
+    return max(0, COPIES * size - sum(there))
 
 
 @contextlib.contextmanager

@@ -167,26 +167,29 @@ def unet_config(teacher: str, revision: str | None) -> Config:
     from diffusers import UNet2DConditionModel
 
     from kdc_edge.files import read_json
-    from train.folders import is_hub_id
+    from train.folders import check_unet, from_hub, is_hub_id
 
     if is_hub_id(teacher, revision):
-        raw = UNet2DConditionModel.load_config(teacher, subfolder="unet", revision=revision)
+        with from_hub(teacher, revision):
+            raw = UNet2DConditionModel.load_config(teacher, subfolder="unet", revision=revision)
     else:
         raw = read_json(Path(teacher) / "unet" / "config.json")
     try:
-        return on_meta(raw).config
+        config = on_meta(raw).config
     except (TypeError, ValueError, AttributeError, IndexError) as error:
         raise BundleError(f"{teacher}: its unet/config.json describes no UNet2DConditionModel: {error}") from error
+    check_unet(config, teacher)
+    return config
 
 
-def describe(teacher: Config, spec: StudentSpec) -> dict[str, Any]:
-    """Sizes, what is removed and what starts anew; a table for people goes to stderr."""
+def describe(teacher: Config, spec: StudentSpec, random: bool = False) -> dict[str, Any]:
+    """Sizes, what is removed and what starts anew, all of it if `random`; a table for people goes to stderr."""
     config = prune_config(teacher, spec)
     networks = on_meta(teacher), on_meta(config)
     costs = [cost(network) for network in networks]
     weights, own = (network.state_dict() for network in networks)
     sources = copy_map(list(own), config, teacher)
-    fresh = [name for name, source in sources.items() if weights[source].shape != own[name].shape]
+    fresh = [name for name, source in sources.items() if random or weights[source].shape != own[name].shape]
     gone = removed(config, teacher)
     rows = [
         (name.replace("_", " "), *(getattr(c, name) for c in costs))
@@ -197,7 +200,7 @@ def describe(teacher: Config, spec: StudentSpec) -> dict[str, Any]:
         print(f"{name:>14} {full:>17,} → {left:>17,}  {left / full:6.1%}", file=sys.stderr)
     print(f"{'removed':>14} {', '.join(gone) or 'nothing'}", file=sys.stderr)
     print(f"{'copied':>14} {len(own) - len(fresh)} of {len(own)} tensors", file=sys.stderr)
-    if fresh:
+    if fresh and not random:
         print(f"{'anew':>14} {', '.join(fresh)}: they fit no tensor of the teacher's", file=sys.stderr)
     sizes = {who: asdict(c) for who, c in zip(("teacher", "student"), costs, strict=True)}
     return {**sizes, "removed": gone, "copied": len(own) - len(fresh), "anew": fresh, "spec": asdict(spec)}

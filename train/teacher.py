@@ -10,8 +10,9 @@ afterwards, so that its states are computed once), and the U-Net.
 from typing import TYPE_CHECKING, Any
 
 from kdc_edge import command
+from kdc_edge.errors import UsageError
 from train.quiet import quiet
-from train.recipes import TEACHERS, LoopConfig, TeacherConfig, TeacherRecipe
+from train.recipes import TEACHERS, LoopConfig, TeacherConfig, TeacherRecipe, check_numbers
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, StableDiffusionPipeline
@@ -35,6 +36,7 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
     from train.folders import load_pipeline, save_pipeline
     from train.loop import is_main
 
+    check_numbers(config)
     refuse_existing(config.output_dir, config.force)
     recipe = TEACHERS[config.preset]()
     loop = replace(
@@ -43,9 +45,12 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
         learning_rate=recipe.unet_loop.learning_rate if config.learning_rate is None else config.learning_rate,
     )
     recipe = replace(recipe, unet_loop=loop)
-    pictures = load(config.pictures.data, recipe.size, revision=config.pictures.data_revision).split("train")
     previous = load_pipeline(str(config.init)) if config.init else None
-    run = Run(config, recipe, pictures)
+    start = Checkpoint.open(config.init).id if config.init else None
+    if previous is not None:
+        check_start(previous, config)
+    pictures = load(config.pictures.data, recipe.size, revision=config.pictures.data_revision).split("train")
+    run = Run(config, recipe, pictures, start)
     if previous is not None:
         tokenizer, vae, encoder = previous.tokenizer, previous.vae, previous.text_encoder
     else:
@@ -55,7 +60,6 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
     pipeline, history, data = run.unet(tokenizer, vae, encoder, previous.unet if previous else None)
     if not is_main():
         return {}
-    start = Checkpoint.open(config.init).id if config.init else None
     settings = {"preset": config.preset, "init": start, **asdict(recipe)}
     info = CheckpointInfo(
         format=1,
@@ -73,15 +77,27 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
     return {"path": str(config.output_dir), **results}
 
 
-class Run:
-    """The stages of one teacher, each from its own state file in `run_dir`."""
+def check_start(pipeline: "StableDiffusionPipeline", config: TeacherConfig) -> None:
+    """UsageError for an --init that is no teacher of this command's: it would be trained on to something else."""
+    vae, kind = type(pipeline.vae).__name__, pipeline.scheduler.config.prediction_type
+    if (vae, kind) != ("AutoencoderTiny", "v_prediction"):
+        raise UsageError(
+            f"{config.init}: has an {vae} and predicts {kind}; --init wants a teacher that train.teacher made "
+            "(AutoencoderTiny, v_prediction); other models are trained on by train.distill --init"
+        )
 
-    def __init__(self, config: TeacherConfig, recipe: TeacherRecipe, pictures: "Pictures") -> None:
+
+class Run:
+    """The stages of one teacher, each from its own state file in `run_dir`; `start` is the id of what it continues."""
+
+    def __init__(
+        self, config: TeacherConfig, recipe: TeacherRecipe, pictures: "Pictures", start: str | None = None
+    ) -> None:
         from train.loop import pick_device
 
         self.config, self.recipe, self.pictures = config, recipe, pictures
         self.device, self.metrics = pick_device(), {}
-        self.key = {"data": pictures.digest(), "init": str(config.init)}
+        self.key = {"data": pictures.digest(), "init": str(start)}
         self.pixels = pictures.tensor()
 
     def tokenizer(self) -> "CLIPTokenizer":

@@ -21,6 +21,9 @@ from train import state
 from train.muon import Muon
 from train.recipes import LoopConfig
 
+OTHER = "belongs to a run with other settings or data; choose another --run-dir or delete it"
+MOMENTS: dict[type, int] = {torch.optim.AdamW: 2, Muon: 1}  # tensors of a parameter's size that the optimizer keeps
+
 
 @dataclass(frozen=True)
 class Part:
@@ -107,11 +110,14 @@ def laid_out_as(param: Tensor, value: Tensor) -> Tensor:
 class Trainer:
     """Parameters, moments, averages and step of one run; `fit` drives it."""
 
-    def __init__(self, module: nn.Module, config: LoopConfig, key: str, accelerator: Accelerator) -> None:
+    def __init__(
+        self, module: nn.Module, config: LoopConfig, key: str, accelerator: Accelerator, recipe: str = ""
+    ) -> None:
         self.module, self.config, self.key, self.accelerator = module, config, key, accelerator
+        self.recipe = recipe  # the key's part that is known before the data is read
         self.params = {n: p for n, p in module.named_parameters() if p.requires_grad}
         self.optimizers = build_optimizers(self.params.values(), config)
-        self.network, *self.wrapped = accelerator.prepare(module, *self.optimizers)
+        self.network, *_ = accelerator.prepare(module, *self.optimizers)
         self.average = {n: p.detach().clone() for n, p in self.params.items()} if config.ema else {}
         self.step = self.attempt = 0
         self.history = History()
@@ -136,11 +142,7 @@ class Trainer:
                 accelerator.backward(torch.stack(list(terms.values())).sum() / config.accumulate)
             sums = {n: sums.get(n, 0) + v.detach().float() / config.accumulate for n, v in terms.items()}
         norm = accelerator.clip_grad_norm_(self.params.values(), config.clip or math.inf)
-        for optimizer in self.wrapped:
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * share_of_rate(self.step, config)
-            optimizer.step()
-            optimizer.zero_grad()
+        self._step(norm)
         self.step += 1
         if self.average:
             # The early average forgets quickly, so that it never holds on to the random start.
@@ -148,6 +150,21 @@ class Trainer:
             torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.params.values()], weight)
         # with a loss scale, a gradient that is not finite is skipped and is no accident
         return sums if accelerator.scaler is not None else sums | {"norm": norm.detach().float()}
+
+    def _step(self, norm: Tensor) -> None:
+        """Of every optimizer; with a loss scale, of all or none, and the scale is adapted once."""
+        scaler = self.accelerator.scaler  # None but in fp16; by now `clip_grad_norm_` has undone the scale
+        finite = scaler is None or bool(norm.isfinite())
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.config.learning_rate * share_of_rate(self.step, self.config)
+            if scaler is None:
+                optimizer.step()
+            elif finite:
+                scaler.step(optimizer)
+            optimizer.zero_grad()
+        if scaler is not None:
+            scaler.update()
 
     @torch.no_grad()
     def swap(self) -> None:
@@ -168,6 +185,11 @@ class Trainer:
         owner = next(o for o in self.optimizers if any(param is p for p in o.param_groups[0]["params"]))
         return owner.state[param]
 
+    def bytes(self) -> int:
+        """Of a state on disk: weights, averages and moments."""
+        moments = [(p, MOMENTS[type(o)]) for o in self.optimizers for p in o.param_groups[0]["params"]]
+        return sum(p.nbytes * (1 + bool(self.average) + count) for p, count in moments)
+
     def save(self, path: Path) -> None:
         """By the main process; the others have the same weights."""
         if not self.accelerator.is_main_process:
@@ -175,7 +197,9 @@ class Trainer:
         tensors = {f"param/{n}": p for n, p in self.params.items()} | {f"ema/{n}": p for n, p in self.average.items()}
         for name, param in self.params.items():
             tensors |= {f"{moment}/{name}": value for moment, value in self.state_of(param).items()}
-        about = {"key": self.key, "step": str(self.step), "attempt": str(self.attempt)}
+        about = {"key": self.key, "recipe": self.recipe, "step": str(self.step), "attempt": str(self.attempt)}
+        if self.accelerator.scaler is not None:
+            about["scaler"] = json.dumps(self.accelerator.scaler.state_dict())
         state.save(path, tensors, about | {"history": json.dumps(asdict(self.history))})
 
     @torch.no_grad()
@@ -187,9 +211,7 @@ class Trainer:
             return False
         tensors, about = found
         if about["key"] != self.key:
-            raise UsageError(
-                f"{path} belongs to a run with other settings or data; choose another --run-dir or delete it"
-            )
+            raise UsageError(f"{path} {OTHER}")
         moments: dict[str, dict[str, Tensor]] = {}
         for entry, value in tensors.items():
             kind, name = entry.split("/", 1)
@@ -205,4 +227,6 @@ class Trainer:
             kept.update(moments.get(name, {}))
         self.step, self.attempt = int(about["step"]), int(about["attempt"])
         self.history = History(**json.loads(about["history"]))
+        if self.accelerator.scaler is not None and "scaler" in about:
+            self.accelerator.scaler.load_state_dict(json.loads(about["scaler"]))
         return True

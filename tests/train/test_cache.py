@@ -104,6 +104,38 @@ def test_other_networks_pictures_or_settings_have_a_cache_of_their_own(
     assert len(list(config.cache_dir.iterdir())) == 4
 
 
+def test_a_setting_of_a_network_is_part_of_what_a_cache_is_made_from(
+    config: PicturesConfig, tiny_checkpoint: Path
+) -> None:
+    pipeline = load_pipeline(str(tiny_checkpoint))
+    cached(config, pipeline, 0.2)
+    pipeline.vae.register_to_config(scaling_factor=0.5)
+    cached(config, pipeline, 0.2)
+    pipeline.text_encoder.config.hidden_act = "gelu"
+    cached(config, pipeline, 0.2)
+    assert len(list(config.cache_dir.iterdir())) == 3
+
+
+def test_captions_that_are_too_long_and_pictures_that_are_too_few_are_said(
+    few: Path, config: PicturesConfig, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pipeline = load_pipeline(str(tiny_checkpoint))
+    cached(config, pipeline, 0.2)
+    assert "captions" not in capsys.readouterr().err
+    data = Path(with_rows(few, tmp_path / "other", text="red apple " * 40, subgroup="", group=""))
+    first = (data / "metadata.jsonl").read_text().splitlines()[0]
+    (data / "metadata.jsonl").write_text(first + "\n")
+    cached(replace(config, data=str(data)), pipeline, 0.2)
+    said = capsys.readouterr().err
+    assert "1 of 2 captions have more than the 77 tokens that the text encoder reads" in said
+    assert f"{data}: one picture only" in said
+
+
+def test_a_share_that_is_none(config: PicturesConfig, tiny_checkpoint: Path) -> None:
+    with pytest.raises(UsageError, match=r"--toned-share is 1\.5; it must be between 0 and 1"):
+        cached(config, load_pipeline(str(tiny_checkpoint)), 1.5)
+
+
 def test_half_precision_is_near(config: PicturesConfig, tiny_checkpoint: Path) -> None:
     pipeline = load_pipeline(str(tiny_checkpoint))
     kinds = (replace(config, cache_dtype=kind) for kind in ("fp32", "fp16"))

@@ -40,7 +40,7 @@ def test_class_folders_become_prompts(tmp_path: Path) -> None:
     for name in ("pink_primrose", "daisy"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.png").write_bytes(picture("blue"))
-    assert [group[0] for group in load(str(tmp_path), 16).captions] == ["daisy", "pink primrose"]
+    assert load(str(tmp_path), 16).captions == (("daisy",), ("pink primrose",))
 
 
 def test_a_webdataset_shard(tmp_path: Path) -> None:
@@ -52,6 +52,26 @@ def test_a_webdataset_shard(tmp_path: Path) -> None:
                 tar.addfile(info, io.BytesIO(data))
     for source in (tmp_path / "shard.tar", tmp_path):
         assert [group[0] for group in load(str(source), 16).captions] == ["leaf 0", "leaf 1"]
+
+
+def test_a_shard_with_captions_as_text(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for i in range(2):
+            for suffix, data in (("jpg", picture("green")), ("txt", f"leaf {i}".encode())):
+                info = tarfile.TarInfo(f"{i:04}.{suffix}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    for source in (tmp_path / "shard.tar", tmp_path):
+        assert load(str(source), 16).captions == (("leaf 0",), ("leaf 1",))
+
+
+def test_a_text_file_beside_class_folders_makes_no_shard(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "flowers.tar", "w") as tar:
+        for name, data in (("README.txt", b"read me"), ("daisy/1.png", picture("red")), ("rose/1.png", picture("red"))):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    assert load(str(tmp_path / "flowers.tar"), 16).captions == (("daisy",), ("rose",))
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK"])
@@ -97,9 +117,29 @@ def test_a_source_that_is_not_there() -> None:
         load("./nowhere", 16)
 
 
+def test_a_mistyped_path_is_no_data_set_on_the_hub() -> None:
+    for revision in (None, "main"):
+        with pytest.raises(
+            UsageError, match=r"data/flowers: no such file or folder; if it is .* --data-revision COMMIT"
+        ):
+            load("data/flowers", 16, revision=revision)
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no pictures in it"):
+        load(str(tmp_path), 16)
+
+
+def test_a_picture_above_the_limit_of_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of(tmp_path / "data", [{"file_name": "a.png", "text": "a"}])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(BundleError, match=r"a\.png: not a readable picture .*exceeds limit.*; mend or remove it"):
+        load(str(folder), 16)
+
+
 def test_colours_are_read_off_the_pixels() -> None:
     red = np.full((8, 8, 3), (220, 20, 30), np.uint8)
     assert dominant_colour(red) == "red"
     assert dominant_colour(np.full((8, 8, 3), 255, np.uint8)) is None
-    assert "red apple" in captions({"text": "apple"}, red)
-    assert all("red red" not in text for text in captions({"text": "red apple"}, red))
+    assert "red apple" in captions({"text": "apple", "subgroup": "food-fruit"}, red)
+    assert all("red red" not in text for text in captions({"text": "red apple", "subgroup": "food-fruit"}, red))

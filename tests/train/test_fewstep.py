@@ -1,20 +1,34 @@
 """Distillation to few steps: whole runs of both methods, and what each is taught."""
 
+import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, LCMScheduler, StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+)
 
 from kdc_edge.checkpoint import Checkpoint, Sampling
 from kdc_edge.errors import UsageError
+from kdc_edge.files import read_json, write_json
 from kdc_edge.spec import pipeline_spec
+from train import autoencoder
 from train.cache import cached
+from train.diffusion import noise_schedule
+from train.distill import distill
 from train.fewstep import fewstep
 from train.folders import load_pipeline
-from train.progressive import progressive_loss
-from train.recipes import FewStepConfig, LoopConfig, PicturesConfig
+from train.progressive import jumps, progressive_loss
+from train.recipes import DistillConfig, FewStepConfig, LoopConfig, PicturesConfig
 from train.solver import Solver
 from train.trainer import Part, generator_at
 
@@ -54,6 +68,110 @@ def test_a_run_makes_a_folder_that_draws_in_three_steps(
     if method == "progressive":
         again = fewstep(replace(config, init=tmp_path / "out", run_dir=tmp_path / "again", force=True))
         assert again["checkpoint"] != found["checkpoint"]
+
+
+def sampled_by(model: Path, folder: Path, scheduler: type, **changes: object) -> Path:
+    """The same checkpoint with the noise it knows and another sampler."""
+    shutil.copytree(model, folder)
+    known = read_json(folder / "scheduler" / "scheduler_config.json")
+    shutil.rmtree(folder / "scheduler")
+    names = ("beta_start", "beta_end", "beta_schedule", "prediction_type")
+    scheduler(**{name: known[name] for name in names}, steps_offset=1, **changes).save_pretrained(folder / "scheduler")
+    index = read_json(folder / "model_index.json") | {"scheduler": ["diffusers", scheduler.__name__]}
+    write_json(folder / "model_index.json", index)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "changes", "method"),
+    [
+        (PNDMScheduler, {"skip_prk_steps": True}, "progressive"),
+        (EulerDiscreteScheduler, {}, "progressive"),
+        (DPMSolverMultistepScheduler, {}, "consistency"),
+    ],
+)
+def test_a_folder_of_any_sampler_is_trained_as_ddim(
+    scheduler: type, changes: dict, method: str, tiny_checkpoint: Path, few: Path, tmp_path: Path
+) -> None:
+    """The noise is the plain folder's, v-prediction included; what progressive makes says ddim, in as many calls as asked."""
+    model = sampled_by(tiny_checkpoint, tmp_path / "model", scheduler, **changes)
+    plain, other = (load_pipeline(str(path)).scheduler for path in (tiny_checkpoint, model))
+    ours = noise_schedule(other)
+    assert noise_schedule(plain) is plain and isinstance(ours, DDIMScheduler)
+    clean, noise, timesteps = torch.randn(2, 16, 8, 8), torch.randn(2, 16, 8, 8), torch.tensor([20, 900])
+    for name in ("add_noise", "get_velocity"):
+        assert torch.allclose(
+            getattr(ours, name)(clean, noise, timesteps), getattr(plain, name)(clean, noise, timesteps)
+        )
+    assert [here for here, _ in jumps(ours, 4)] == [999, 749, 499, 249]
+    config = FewStepConfig(
+        model=model,
+        output_dir=tmp_path / "out",
+        run_dir=tmp_path / "run",
+        method=method,
+        pictures=PicturesConfig(str(few), cache_dir=tmp_path / "cache"),
+        loop=LoopConfig(2, 4, 1e-3, warmup=1),
+        log=tmp_path / "log.md",
+    )
+    fewstep(config)
+    spec = pipeline_spec(Checkpoint.open(tmp_path / "out"))
+    assert spec.sampler == ("ddim" if method == "progressive" else "lcm")
+
+
+def test_a_distilled_folder_keeps_its_own_sampler(tiny_checkpoint: Path, few: Path, tmp_path: Path) -> None:
+    model = sampled_by(tiny_checkpoint, tmp_path / "model", EulerDiscreteScheduler)
+    config = DistillConfig(
+        str(model),
+        init=model,
+        output_dir=tmp_path / "out",
+        run_dir=tmp_path / "run",
+        pictures=PicturesConfig(str(few), cache_dir=tmp_path / "cache"),
+        loop=LoopConfig(2, 4, 1e-3, warmup=1),
+        log=tmp_path / "log.md",
+    )
+    distill(config)
+    assert isinstance(load_pipeline(str(tmp_path / "out")).scheduler, EulerDiscreteScheduler)
+
+
+def test_a_scheduler_without_betas() -> None:
+    with pytest.raises(UsageError, match="FlowMatchEulerDiscreteScheduler has no beta_schedule"):
+        noise_schedule(FlowMatchEulerDiscreteScheduler())
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"steps_drawn": 0}, "--steps-drawn is 0"),
+        ({"steps_drawn": 51, "method": "consistency"}, "--steps-drawn is 51, must be between 1 and 50"),
+        ({"steps_drawn": 1001}, "--steps-drawn is 1001, must be between 1 and 1000"),
+        ({"parts": 0}, "--parts is 0"),
+        ({"toned_share": 1.5}, "--toned-share is 1.5; it must be between 0 and 1"),
+        ({"guidance": (2.0, math.inf)}, "--guidance is inf; it must be finite"),
+        ({"loop": LoopConfig(2, 4, 0.0)}, "--learning-rate is 0.0"),
+        ({"loop": LoopConfig(2, 4, 1e-3, accumulate=3)}, "does not divide into 3 parts"),
+        ({"loop": LoopConfig(2, 4, 1e-3, precision="fp16")}, "--precision fp16: not on a cpu"),
+    ],
+)
+def test_settings_are_refused_before_anything_is_computed(
+    changes: dict, complaint: str, tiny_checkpoint: Path, few: Path, tmp_path: Path
+) -> None:
+    pictures = PicturesConfig(str(few), cache_dir=tmp_path / "cache")
+    config = FewStepConfig(tiny_checkpoint, output_dir=tmp_path / "out", run_dir=tmp_path / "run", pictures=pictures)
+    with pytest.raises(UsageError, match=complaint):
+        fewstep(replace(config, **changes))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_progressive_encodes_no_picture(
+    tiny_checkpoint: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline, config = load_pipeline(str(tiny_checkpoint)), PicturesConfig(str(few), cache_dir=tmp_path)
+    part = lambda: Part(0, 0, 1, generator_at(0, 0), torch.device("cpu"))  # noqa: E731
+    full, table = cached(config, pipeline, 0.2)
+    monkeypatch.setattr(autoencoder, "posterior", None)
+    source, same = cached(config, pipeline, 0.2, encode=False)
+    assert table == same
+    assert all(torch.equal(a, b) for a, b in zip(full.start(4, part()), source.start(4, part()), strict=True))
 
 
 def test_a_start_of_another_kind(tiny_checkpoint: Path, tiny_sd_checkpoint: Path, tmp_path: Path) -> None:

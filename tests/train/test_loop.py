@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 import signal
@@ -16,7 +17,8 @@ from typing import Literal
 
 import pytest
 import torch
-from accelerate.utils import DistributedType
+from accelerate import Accelerator
+from accelerate.utils import AutocastKwargs, DistributedType
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -24,15 +26,12 @@ from kdc_edge.errors import BundleError, GateError, MissingBackend, ResourceErro
 from kdc_edge.files import locked
 from train import loop
 from train import state as state_module
-from train.loop import fit
+from train.loop import fit, launch
 from train.recipes import LoopConfig
 from train.trainer import Part, Trainer, generator_at, seeded, share_of_rate
 
 ROOT = Path(__file__).parents[2]
-LAUNCH = [
-    *(sys.executable, "-m", "accelerate.commands.launch", "--cpu"),
-    *("--num_processes", "2", "--num_cpu_threads_per_process", "1"),
-]
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]  # gloo on a CPU
 CONFIG = LoopConfig(steps=40, batch_size=8, learning_rate=1e-2, warmup=5, ema=0.9)
 
 
@@ -217,6 +216,11 @@ def test_room_for_the_checkpoints_is_asked_for_first(tmp_path: Path, monkeypatch
     [
         ({"learning_rate": 0.0}, "--learning-rate is 0.0"),
         ({"steps": 0}, "--steps is 0"),
+        ({"learning_rate": math.nan}, "--learning-rate is nan; it must be finite"),
+        ({"weight_decay": -1.0}, "--weight-decay is -1.0; it must be 0 or more"),
+        ({"clip": -1.0}, "--clip is -1.0; it must be 0 or more"),
+        ({"ema": 1.5}, "--ema is 1.5; it must be 0 or more and below 1"),
+        ({"ema": -2.0}, "--ema is -2.0"),
         ({"accumulate": 3}, "does not divide into 3 parts"),
     ],
 )
@@ -245,6 +249,92 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     losses, wanted = (json.loads(found["history"])["terms"]["mse"] for found in (about, expected))
     assert losses == pytest.approx(wanted, abs=1e-4)
     assert all(torch.allclose(two[name], one[name], atol=1e-5) for name in one)
+
+
+def test_two_processes_train_one_network_after_the_other(tmp_path: Path) -> None:
+    """The processes' group outlives a run, as training a teacher or an ablation wants."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\nfrom tests.train import test_loop as t\n"
+        f"for name in ('first', 'second'):\n    t.train(Path({str(tmp_path)!r}) / f'{{name}}.safetensors')\n"
+        "t.loop.is_main() and print(*[t.loop.processes().num_processes] * 2)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*LAUNCH, str(script)], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["2", "2"]
+    first, second = (load_file(tmp_path / f"{name}.safetensors") for name in ("first", "second"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_what_a_run_would_refuse_is_known_before_its_data(tmp_path: Path) -> None:
+    state, key = tmp_path / "state.safetensors", {"run": "a"}
+    train(state)
+    loop.ready(CONFIG, state, key)
+    loop.ready(CONFIG, tmp_path / "new.safetensors", {"run": "b"})
+    with pytest.raises(UsageError, match="other settings or data"):
+        loop.ready(CONFIG, state, {"run": "b"})
+    with pytest.raises(UsageError, match="other settings or data"):
+        loop.ready(replace(CONFIG, steps=41), state, key)
+    with locked(tmp_path), pytest.raises(UsageError, match="in use by another process"):
+        loop.ready(CONFIG, state, key)
+    with pytest.raises(UsageError, match="--precision fp16"):
+        loop.ready(replace(CONFIG, precision="fp16"), state, key)
+    with pytest.raises(UsageError, match="does not divide"):
+        loop.ready(replace(CONFIG, accumulate=3), state, key)
+
+
+def test_a_resumed_run_asks_for_no_room_that_its_own_files_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state.safetensors"
+    train(path, log_every=10)
+    sizes = sum(file.stat().st_size for file in (path, state_module.before(path)))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    assert sizes > 3 * 20 * 4  # headers and history come on top of so small a network
+    train(path, log_every=10)
+    with pytest.raises(ResourceError, match="make room"):
+        train(tmp_path / "other" / "state.safetensors")
+
+
+def scaled(config: LoopConfig, folder: Path) -> Accelerator:
+    """fp16's GradScaler on a CPU, the arithmetic still float32."""
+    accelerator = launch(config, folder)
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=10)
+    accelerator.native_amp, accelerator.state._mixed_precision = True, "fp16"
+    accelerator.autocast_handler = AutocastKwargs(enabled=False)
+    return accelerator
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_scaled_loss_learns_the_same_and_resumes_with_its_scale(
+    tmp_path: Path, optimizer: Literal["adamw", "muon"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Powers of two change no digit."""
+    config = replace(CONFIG, optimizer=optimizer, precision="no")
+    plain = train(tmp_path / "plain.safetensors", config)
+
+    monkeypatch.setattr(loop, "launch", scaled)
+    found = train(tmp_path / "scaled.safetensors", config)
+    assert torch.equal(found.weight, plain.weight) and torch.equal(found.bias, plain.bias)
+    _, about = state_module.load(tmp_path / "scaled.safetensors")
+    assert json.loads(about["scaler"])["scale"] == 2.0**14
+    key = loop.digest({"run": "a"}, config)
+    again = Trainer(nn.Linear(4, 1), config, key, scaled(config, tmp_path))
+    assert again.load(tmp_path / "scaled.safetensors") and again.accelerator.scaler.get_scale() == 2.0**14
+
+
+def test_an_overflow_is_skipped_by_every_optimizer_and_halves_the_scale_once(tmp_path: Path) -> None:
+    config = replace(CONFIG, optimizer="muon", precision="no", clip=0.0, ema=0.0)
+    accelerator = scaled(config, tmp_path)
+    network = seeded(0, lambda: nn.Linear(4, 1))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    trainer = Trainer(network, config, "", accelerator)
+    trainer.advance(lambda network, part: {"bad": network.weight.sum() * torch.inf + network.bias.sum()})
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert accelerator.scaler.get_scale() == 2.0**9
+    trainer.advance(regression)
+    assert not any(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
 def test_pictures_are_drawn_with_the_averaged_weights(tmp_path: Path) -> None:

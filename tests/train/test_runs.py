@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.errors import BundleError, UsageError
-from kdc_edge.files import read_json
+from kdc_edge.files import read_json, write_json
 from kdc_edge.quality import Quality
 from kdc_edge.torch_ref.judge import identical, retrieval, wilson
 from tests.train.test_loop import LAUNCH, ROOT
@@ -149,7 +149,7 @@ def test_two_processes_distil_what_one_does(teacher: Path, student: Path, few: P
         "--soft",
         0.01,
     ]
-    command = [*LAUNCH, "-m", "train.distill", *arguments, *loop, "--log", tmp_path / "log.md"]
+    command = [*LAUNCH, "-m", "--", "train.distill", *arguments, *loop, "--log", tmp_path / "log.md"]
     done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     two, one = (Checkpoint.open(folder).info for folder in (tmp_path / "out", student))
@@ -186,6 +186,73 @@ def test_a_truncated_teacher_is_refused(teacher: Path, few: Path, tmp_path: Path
     with pytest.raises(BundleError, match=r"diffusion_pytorch_model\.safetensors: \d+ bytes, its header says"):
         distill(DistillConfig(str(broken), output_dir=tmp_path / "out", pictures=pictures(few)))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"weights": LossWeights(0.0, 0.0, 0.0)}, "every loss weight is 0"),
+        ({"weights": LossWeights(out=-1.0)}, "--out is -1.0; it must be 0 or more"),
+        ({"toned_share": -0.1}, "--toned-share is -0.1; it must be between 0 and 1"),
+        ({"loop": replace(LOOP, learning_rate=0.0)}, "--learning-rate is 0.0"),
+        ({"loop": replace(LOOP, accumulate=3)}, "does not divide into 3 parts"),
+        ({"loop": replace(LOOP, precision="fp16")}, "--precision fp16: not on a cpu"),
+    ],
+)
+def test_settings_are_refused_before_anything_is_computed(
+    changes: dict, complaint: str, teacher: Path, few: Path, tmp_path: Path
+) -> None:
+    known = PicturesConfig(str(few), cache_dir=tmp_path / "cache")
+    config = DistillConfig(str(teacher / "out"), output_dir=tmp_path / "out", run_dir=tmp_path / "run", pictures=known)
+    with pytest.raises(UsageError, match=complaint):
+        distill(replace(config, **changes))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_run_folder_of_another_recipe_is_refused_before_anything_is_computed(
+    teacher: Path, student: Path, few: Path, tmp_path: Path
+) -> None:
+    known = PicturesConfig(str(few), cache_dir=tmp_path / "cache")
+    config = DistillConfig(
+        str(teacher / "out"), output_dir=tmp_path / "out", run_dir=teacher / "student-run", pictures=known, loop=LOOP
+    )
+    with pytest.raises(UsageError, match="belongs to a run with other settings"):
+        distill(config)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_start_that_answers_something_else(
+    tiny_checkpoint: Path, tiny_sd_checkpoint: Path, few: Path, tmp_path: Path
+) -> None:
+    config = DistillConfig(str(tiny_checkpoint), init=tiny_sd_checkpoint, output_dir=tmp_path / "out")
+    for dry_run in (False, True):
+        with pytest.raises(UsageError, match="its in_channels is 4, the model's is 16"):
+            distill(replace(config, dry_run=dry_run, pictures=pictures(few)))
+    other = Path(shutil.copytree(tiny_checkpoint, tmp_path / "other"))
+    path = other / "scheduler" / "scheduler_config.json"
+    write_json(path, read_json(path) | {"prediction_type": "epsilon"})
+    with pytest.raises(UsageError, match="its prediction_type is epsilon, the model's is v_prediction"):
+        distill(replace(config, init=other, pictures=pictures(few)))
+
+
+def test_a_teacher_of_another_make_is_not_trained_on(tiny_sd_checkpoint: Path, few: Path, tmp_path: Path) -> None:
+    config = TeacherConfig(tmp_path / "out", tmp_path / "run", pictures=pictures(few), init=tiny_sd_checkpoint)
+    with pytest.raises(UsageError, match="has an AutoencoderKL and predicts epsilon; --init wants a teacher"):
+        train_teacher(config)
+
+
+@pytest.mark.parametrize("change", [{"checkpointing": True}, {"sample_every": 3}])
+def test_a_judge_is_no_unet(change: dict, few: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="of use to a U-Net only"):
+        train_judge(JudgeConfig(tmp_path / "out", tmp_path, data=str(few), loop=replace(LOOP, **change)))
+
+
+@pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks` argument:UserWarning")  # diffusers' own call
+def test_a_teacher_that_the_hub_does_not_give(few: Path, tmp_path: Path) -> None:
+    config = DistillConfig("someone/sd-model", revision="0" * 40, output_dir=tmp_path / "out", pictures=pictures(few))
+    for dry_run in (False, True):
+        with pytest.raises(UsageError, match=r"someone/sd-model at 0+: not to be had from the hub"):
+            distill(replace(config, dry_run=dry_run))
 
 
 def test_a_hub_teacher_must_be_pinned(few: Path, tmp_path: Path) -> None:
@@ -259,6 +326,8 @@ def test_an_ablation_is_a_table_and_goes_on_where_it_was_stopped(
     ablation.ablation(config)
     assert (out / "table.md").read_text() == text
     assert (out / "0" / "figures.json").stat().st_mtime_ns == before
+    with pytest.raises(UsageError, match="holds an ablation with another loop, captions; choose another --output-dir"):
+        ablation.ablation(replace(config, captions=5, loop=replace(LOOP, steps=5)))
 
 
 def test_the_interval_of_a_share() -> None:

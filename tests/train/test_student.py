@@ -188,6 +188,31 @@ def test_a_config_that_is_no_unet(sd1: Path) -> None:
         student(StudentConfig(str(sd1), dry_run=True))
 
 
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"sample_size": [64, 96]}, r"its sample_size is \[64, 96\]; one number is wanted"),
+        (
+            {
+                "addition_embed_type": "text_time",
+                "addition_time_embed_dim": 256,
+                "projection_class_embeddings_input_dim": 2816,
+            },
+            "reads more than text",
+        ),
+    ],
+)
+def test_a_unet_of_another_kind(sd1: Path, changes: dict, complaint: str) -> None:
+    write_json(sd1 / "unet" / "config.json", SD1 | changes)
+    with pytest.raises(UsageError, match=complaint):
+        student(StudentConfig(str(sd1), dry_run=True))
+
+
+def test_nothing_is_copied_to_a_random_start(capsys: pytest.CaptureFixture) -> None:
+    found = describe(teacher().config, STUDENTS["kdc-small"](), random=True)
+    assert found["copied"] == 0 and "copied 0 of " in capsys.readouterr().err
+
+
 def test_a_checkpoint_does_not_depend_on_how_its_tokenizer_was_called(tiny_checkpoint: Path, tmp_path: Path) -> None:
     pipeline, info = load_pipeline(str(tiny_checkpoint)), CheckpointInfo(1, "test", {})
     fresh = save_pipeline(tmp_path / "fresh", pipeline, info)
