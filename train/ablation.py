@@ -45,13 +45,11 @@ VARIANTS = (
 def ablation(config: AblationConfig) -> dict[str, Any]:
     """Train and measure what is not yet there; writes table.md and returns its rows."""
     quiet()
-    from accelerate import PartialState
-
     from train.distill import distill
     from train.evaluate import evaluate
-    from train.loop import check, is_main
+    from train.loop import check, is_main, processes
 
-    together = PartialState()
+    together = processes()
     check_numbers(config)
     check(config.loop, together.num_processes)
     same_settings(config, write=is_main())

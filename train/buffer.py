@@ -27,11 +27,11 @@ def tend(config: BufferConfig) -> dict[str, Any]:
     read(config.buffer)
     with locked(config.buffer):
         buffer = before = Buffer.open(config.buffer)
-        buffer = buffer.remove(config.remove, config.remove_captions)
         if config.replay_memory is not None:
             buffer = buffer.under(parse_bytes(config.replay_memory), buffer.about.policy, buffer.about.seed)
         for other in config.merge:
             buffer = buffer.merge(Buffer.open(other))
+        buffer = buffer.remove(config.remove, config.remove_captions)  # the last word: the others may have it, too
         saved = buffer.save(config.buffer)
     counts = {"items": len(saved), "captions": len(saved.about.captions), "bytes": saved.contents.bytes}
     return {"path": str(config.buffer), "items_before": len(before), **counts, "tasks": list(saved.about.tasks)}

@@ -21,14 +21,8 @@ from kdc_edge.files import read_json, write_json
 from train.quiet import quiet
 from train.sequences import ComparisonConfig
 
-OUTSIDE = (
-    "output_dir",
-    "methods",
-    "memories",
-    "scratch",
-    "int8",
-    "workers",
-)  # what seeds of one comparison may differ in
+# what seeds of one comparison may differ in
+OUTSIDE = ("output_dir", "methods", "memories", "scratch", "int8", "workers")
 
 
 def comparison(config: ComparisonConfig) -> dict[str, Any]:
@@ -38,8 +32,8 @@ def comparison(config: ComparisonConfig) -> dict[str, Any]:
     from train.findings import summarize
     from train.trial import Trial
 
+    trial = Trial(config)  # which refuses what cannot be, before a folder is anybody's
     settings = keep_settings(config)
-    trial = Trial(config)
     trial.run()
     paths = sorted(config.output_dir.glob("seed-*/result.json"), key=lambda path: int(path.parent.name[5:]))
     found = summarize(settings, {path.parent.name[5:]: read_json(path) for path in paths})

@@ -96,7 +96,8 @@ def curves(series: Mapping[str, Sequence[float]], tasks: Sequence[str]) -> str:
     for number, (name, values) in enumerate(series.items()):
         points = " ".join(place(i, value) for i, value in enumerate(values))
         x, y = 8 + 208 * (number % 3), HEIGHT + 12 + LINE * (number // 3)
-        marks.append(f'<polyline class="line-{number % COLOURS}" points="{points}"/>')
+        dashes = ' stroke-dasharray="6 4"' if number >= COLOURS else ""
+        marks.append(f'<polyline class="line-{number % COLOURS}"{dashes} points="{points}"/>')
         marks.append(f'<text class="text-{number % COLOURS}" x="{x}" y="{y}">{escape(name)}</text>')
     box = f"0 0 {WIDTH} {HEIGHT + LINE * -(-len(series) // 3)}"
     return f'<svg viewBox="{box}" role="img" aria-label="share right after each task">{"".join(marks)}</svg>'

@@ -22,10 +22,17 @@ if TYPE_CHECKING:
 def continual(config: ContinualConfig) -> dict[str, Any]:
     """Learn every task that is not learned yet; returns the checkpoints."""
     quiet()
+    from train.loop import processes
     from train.replay import parse_bytes
+    from train.retention import replayed_rows
 
     tasks = tasks_of(config)
     memory = parse_bytes(config.replay.replay_memory)
+    if memory and not config.joint:
+        divided = processes().num_processes * config.loop.accumulate
+        replayed_rows(
+            config.loop.batch_size, config.replay.replay_share, divided
+        )  # now, not when there is much to lose
     return plan(config, len(tasks), memory) if config.dry_run else teach(config, tasks, memory)
 
 
@@ -33,12 +40,11 @@ def teach(config: ContinualConfig, tasks: tuple["Task", ...], memory: int) -> di
     """With the buffer for this run alone; joint training has none. Raises UsageError where another run has it."""
     import contextlib
 
-    from accelerate import PartialState
-
     from kdc_edge.files import locked
+    from train.loop import processes
 
     memory = 0 if config.joint else memory
-    state, held = PartialState(), contextlib.nullcontext()
+    state, held = processes(), contextlib.nullcontext()
     if memory and state.is_main_process:
         config.buffer.mkdir(parents=True, exist_ok=True)
         held = locked(config.buffer)
@@ -83,13 +89,11 @@ def plan(config: ContinualConfig, tasks: int, memory: int) -> dict[str, Any]:
     """Hours and memory of all tasks, at most: as if everything was trained, and the student before asked about every row."""
     from dataclasses import replace
 
-    from accelerate import PartialState
-
     from train.estimate import estimate, macs_per_second, report
-    from train.loop import check
+    from train.loop import check, processes
     from train.student import on_meta, unet_config
 
-    state = PartialState()
+    state = processes()
     check(config.loop, state.num_processes)
     unet = unet_config(str(config.model), None)
     loop = replace(config.loop, steps=config.loop.steps * tasks)

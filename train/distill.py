@@ -110,15 +110,13 @@ def beginning(config: DistillConfig, pipeline: "StableDiffusionPipeline") -> "UN
 
 def plan(config: DistillConfig) -> dict[str, Any]:
     """Sizes, hours and memory of this process and its fellows; no weights are read."""
-    from accelerate import PartialState
-
     from train.estimate import estimate, macs_per_second, report
     from train.folders import same_kind
-    from train.loop import check
+    from train.loop import check, processes
     from train.losses import matched_blocks
     from train.student import describe, on_meta, prune_config, unet_config
 
-    state = PartialState()
+    state = processes()
     check(config.loop, state.num_processes)
     teacher, spec = unet_config(config.teacher, config.revision), STUDENTS[config.student]()
     student = unet_config(str(config.init), None) if config.init else prune_config(teacher, spec)

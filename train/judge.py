@@ -17,7 +17,6 @@ def train_judge(config: JudgeConfig) -> dict[str, Any]:
     quiet()
     from dataclasses import asdict
 
-    from accelerate import PartialState
     from transformers import CLIPModel
 
     from kdc_edge.files import refuse_existing, replace_dir
@@ -25,14 +24,14 @@ def train_judge(config: JudgeConfig) -> dict[str, Any]:
     from train.cache import weights_hash
     from train.data import load
     from train.folders import half
-    from train.loop import check, fit, is_main, pick_device
+    from train.loop import check, fit, is_main, pick_device, processes
     from train.tokenizer import train_tokenizer
     from train.trainer import seeded
 
     check_numbers(config)
     refuse_unet_flags(config.loop)
     refuse_existing(config.output_dir, config.force, ["config.json"])
-    check(config.loop, PartialState().num_processes)
+    check(config.loop, processes().num_processes)
     pictures = load(config.data, config.size, revision=config.data_revision)
     tokenizer = train_tokenizer((text for group in pictures.captions for text in group), config.merges)
     clip = seeded(config.loop.seed, lambda: contrastive.build(config.towers, tokenizer, config.size)).to(pick_device())

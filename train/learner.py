@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
 
@@ -23,7 +22,7 @@ from train.cache import vocabulary_hash, weights_hash
 from train.drawing import sampler
 from train.folders import load_pipeline, save_pipeline, with_unet
 from train.lessons import Lesson, Task, joined
-from train.loop import fit, is_main, pick_device
+from train.loop import fit, is_main, pick_device, processes
 from train.recall import Recall, pool_seconds
 from train.replay import Buffer, new_about
 from train.retention import Retention, continual_loss, replayed_rows
@@ -73,7 +72,7 @@ class Learner:
             self.train(lessons, buffer, settings)
         if buffer is not None and buffer.about.tasks == self.learned and is_main():
             buffer.take(lessons[-1].offer()).save(self.config.buffer)
-        PartialState().wait_for_everyone()
+        processes().wait_for_everyone()
         return {"task": self.task.name, "path": str(self.folder), "checkpoint": Checkpoint.open(self.folder).id}
 
     def buffer(self) -> Buffer | None:
@@ -146,7 +145,7 @@ class Learner:
         unet = diffusion.for_training(load_pipeline(str(self.before.path)).unet, device)
         updates.restrict(unet, config.update, config.rank, loop.seed)
         retention = None if buffer is None else self.retention(buffer)
-        divided = PartialState().num_processes * loop.accumulate
+        divided = processes().num_processes * loop.accumulate
         replayed = replayed_rows(loop.batch_size, config.replay.replay_share, divided) if retention else 0
         new = joined(lessons) if config.joint else lessons[-1].source
         loss = continual_loss(new, retention, loop.batch_size, replayed)
@@ -187,7 +186,7 @@ class Learner:
         recall = Recall(buffer, self.config.pictures, self.pipeline)
         stored, pooled = recall.stored(), None
         if weights.previous_weight or teacher:
-            with PartialState().main_process_first():
+            with processes().main_process_first():
                 pooled = recall.pooled(self.state, self.config.replay, self.config.loop.seed)
         if stored is None and pooled is None:
             return None

@@ -1,7 +1,7 @@
 """The replay buffer in training: it takes in a task, keeps within its bytes what a policy prefers, and is drawn from.
 
 Captions cost little and are kept longer than latents: what was taught and has no latent left can still be asked of the
-student itself (`train.pool`). The file is replaced whole, so that a kill or a full disk leaves the one before.
+student itself (`train.recall`). The file is replaced whole, so that a kill or a full disk leaves the one before.
 """
 
 # N items, M captions, C latent channels, h w latent grid

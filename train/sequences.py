@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from kdc_edge.errors import UsageError
 from train.recipes import LoopConfig, OutputDir, PicturesConfig, UNetConfig
 
 Policy = Literal["reservoir", "class-balanced", "herding", "random"]
@@ -136,3 +137,13 @@ class ComparisonConfig:
     """Guided steps of a picture that is judged."""
     strip: int = 2
     """Of them, pictures of each task in the strip."""
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"--workers is {self.workers}; one at least trains")
+        if self.strip < 1 or self.prompts < 2:
+            raise UsageError(
+                f"--prompts is {self.prompts} and --strip {self.strip}; KID wants two pictures, a strip one"
+            )
+        if self.int8 and "replay" not in self.methods:
+            raise UsageError("--int8 measures replay's checkpoints; name replay among --methods")

@@ -76,7 +76,9 @@ class Trial:
         """The scores of every part, by method, as they come."""
         config = self.config
         alone, following = ([SCRATCH] if config.scratch else []), [*config.methods, *self.more]
-        workers = config.workers or (1 if torch.cuda.is_available() else cores())
+        workers = config.workers
+        if workers is None:
+            workers = 1 if torch.cuda.is_available() else cores()
         if workers == 1:
             yield from map(self.part, [BASE, *following, *alone])
             return

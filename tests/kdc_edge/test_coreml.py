@@ -173,9 +173,11 @@ def test_what_cannot_be_loaded_is_compiled_anew(make):
 
 
 def test_a_component_without_a_package_is_a_damaged_bundle(make):
-    _, bundle, _ = make(titles=())
+    _, bundle, _ = make()
+    unet = replace(bundle.manifest.components["unet"], files=("unet/model.onnx",))
+    other = replace(bundle, manifest=replace(bundle.manifest, components={"unet": unet}))
     with pytest.raises(BundleError, match=r"ends in \.mlpackage"):
-        apple.packages(bundle, "unet")
+        apple.packages(other, "unet")
 
 
 @pytest.mark.skipif(coreml.sys.platform == "darwin", reason="on a Mac Core ML predicts")

@@ -118,6 +118,25 @@ def test_two_workers_find_what_one_does(config: ComparisonConfig, first: dict, t
         assert np.allclose(two[method]["kid"], one[method]["kid"], rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"workers": 0}, "--workers is 0"),
+        ({"strip": 0}, "--strip 0"),
+        ({"methods": ("naive",), "int8": True}, "--int8"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_at_once(config: ComparisonConfig, wrong: dict, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        replace(config, **wrong)
+
+
+def test_a_refused_comparison_leaves_the_folder_to_the_next(config: ComparisonConfig, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="go together"):
+        comparison(replace(config, output_dir=tmp_path / "out", base=None))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.fixture(scope="module")
 def trial(config: ComparisonConfig) -> Trial:
     return Trial(config)

@@ -274,6 +274,16 @@ def test_what_cannot_be_learned(config: ContinualConfig, whole: ContinualConfig,
     assert getattr(caught.value, "exit_code", None) in (2, 5)
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_batch_too_small_to_replay_in_is_refused_before_the_first_task(
+    dry_run: bool, config: ContinualConfig, tmp_path: Path
+) -> None:
+    small = replace(within(config, tmp_path), loop=replace(config.loop, batch_size=4, accumulate=2), dry_run=dry_run)
+    with pytest.raises(UsageError, match=r"--replay-share 0.5 of a batch of 4 is 2 rows; it takes 4 or more"):
+        continual(small)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_checkpoint_or_a_run_of_other_settings_is_left_alone(whole: ContinualConfig, tmp_path: Path) -> None:
     other = replace(whole, loop=replace(whole.loop, learning_rate=1e-4))
     with pytest.raises(UsageError, match="was made with other settings"):

@@ -168,6 +168,8 @@ def test_the_command_inspects_removes_and_merges(tmp_path: Path, capsys: pytest.
     empty().take(b).save(tmp_path / "two")
     found = command.tend(BufferConfig(tmp_path / "one", remove=(a.pictures[0],), merge=(tmp_path / "two",)))
     assert (found["items"], found["items_before"], found["tasks"]) == (7, 4, ["a", "b"])
+    both = BufferConfig(tmp_path / "one", remove=(b.pictures[1],), merge=(tmp_path / "two",))
+    assert command.tend(both)["items"] == 6 and b.pictures[1] not in pictures(tmp_path / "one")
     assert command.tend(BufferConfig(tmp_path / "one", replay_memory="2200"))["bytes"] <= 2200
     with pytest.raises(SystemExit, match="0"):
         cli.main(["inspect", str(tmp_path / "two"), "--json"])
@@ -178,6 +180,10 @@ def test_the_command_inspects_removes_and_merges(tmp_path: Path, capsys: pytest.
         command.tend(BufferConfig(tmp_path / "two", remove=(b.pictures[0],)))
     with pytest.raises(UsageError, match="nothing to do"):
         command.tend(BufferConfig(tmp_path / "two"))
+
+
+def pictures(buffer: Path) -> list[str]:
+    return hexadecimal(replay.read(buffer).columns["pictures"])
 
 
 SAVING = """
