@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
 from bench import roof
 from convert.onnx import OnnxConfig, convert
@@ -23,8 +22,8 @@ from kdc_edge import machine, timing
 from kdc_edge.bundle import Bundle
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.runtimes import Options, Runtime, open_runtime
+from kdc_edge.torch_ref.networks import load_network
 from kdc_edge.torch_ref.runtime import open_runtime as open_reference
-from train.folders import load_pipeline
 
 EMOJI = Path(__file__).parents[1] / "assets" / "emoji-64"
 EAGER, PLAIN = "PyTorch eager", "onnxruntime, unfused export"
@@ -83,22 +82,11 @@ def noise(runtime: Runtime) -> dict[str, np.ndarray]:
     return feed | {"timestep": np.array(500, np.float32)}
 
 
-class Denoiser(nn.Module):
-    """A U-Net that answers with a tensor."""
-
-    def __init__(self, unet: nn.Module) -> None:
-        super().__init__()
-        self.unet = unet
-
-    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
-        return self.unet(sample, timestep, encoder_hidden_states, return_dict=False)[0]
-
-
 def plain(checkpoint: Path, path: Path, feed: Mapping[str, np.ndarray]) -> Callable[[], object]:
     """What a user has without this project: torch's export as it comes, in onnxruntime as it comes."""
     import onnxruntime
 
-    network = Denoiser(load_pipeline(str(checkpoint)).unet.float()).eval()
+    network = load_network(Checkpoint.open(checkpoint), "unet")
     inputs = {name: torch.from_numpy(value) for name, value in feed.items()}
     torch.onnx.export(network, (), path, kwargs=inputs, dynamo=True, verbose=False)
     options: Any = onnxruntime.SessionOptions()

@@ -125,6 +125,7 @@ def plan(config: DistillConfig) -> dict[str, Any]:
     networks = on_meta(teacher), on_meta(student)
     if config.init:
         same_kind(config.init, {"unet": student}, {"unet": teacher})
+    if config.weights.feat:
         matched_blocks(networks[1], networks[0])
     return sizes | report(estimate(*networks, config.loop, state.num_processes, speed))
 

@@ -4,6 +4,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,21 +34,31 @@ from train.solver import Solver
 from train.trainer import Part, generator_at
 
 
+def settings(model: Path, pictures: Path, folder: Path, **changes: Any) -> FewStepConfig:
+    """Of a run whose every file is in `folder`."""
+    return FewStepConfig(
+        model=model,
+        output_dir=folder / "out",
+        run_dir=folder / "run",
+        pictures=PicturesConfig(str(pictures), cache_dir=folder / "cache"),
+        log=folder / "log.md",
+        **changes,
+    )
+
+
 @pytest.mark.parametrize("method", ["progressive", "consistency"])
 @pytest.mark.parametrize("shape", ["tiny_checkpoint", "tiny_sd_checkpoint"])
 def test_a_run_makes_a_folder_that_draws_in_three_steps(
     shape: str, method: str, few: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     model = request.getfixturevalue(shape)
-    config = FewStepConfig(
-        model=model,
-        output_dir=tmp_path / "out",
-        run_dir=tmp_path / "run",
+    config = settings(
+        model,
+        few,
+        tmp_path,
         method=method,
-        pictures=PicturesConfig(str(few), cache_dir=tmp_path / "cache"),
         steps_drawn=3,
         loop=LoopConfig(4, 4, 1e-3, warmup=1, ema=0.95, sample_every=4),
-        log=tmp_path / "log.md",
     )
     found = fewstep(config)
     checkpoint = Checkpoint.open(tmp_path / "out")
@@ -104,16 +115,7 @@ def test_a_folder_of_any_sampler_is_trained_as_ddim(
             getattr(ours, name)(clean, noise, timesteps), getattr(plain, name)(clean, noise, timesteps)
         )
     assert [here for here, _ in jumps(ours, 4)] == [999, 749, 499, 249]
-    config = FewStepConfig(
-        model=model,
-        output_dir=tmp_path / "out",
-        run_dir=tmp_path / "run",
-        method=method,
-        pictures=PicturesConfig(str(few), cache_dir=tmp_path / "cache"),
-        loop=LoopConfig(2, 4, 1e-3, warmup=1),
-        log=tmp_path / "log.md",
-    )
-    fewstep(config)
+    fewstep(settings(model, few, tmp_path, method=method, loop=LoopConfig(2, 4, 1e-3, warmup=1)))
     spec = pipeline_spec(Checkpoint.open(tmp_path / "out"))
     assert spec.sampler == ("ddim" if method == "progressive" else "lcm")
 
@@ -155,10 +157,8 @@ def test_a_scheduler_without_betas() -> None:
 def test_settings_are_refused_before_anything_is_computed(
     changes: dict, complaint: str, tiny_checkpoint: Path, few: Path, tmp_path: Path
 ) -> None:
-    pictures = PicturesConfig(str(few), cache_dir=tmp_path / "cache")
-    config = FewStepConfig(tiny_checkpoint, output_dir=tmp_path / "out", run_dir=tmp_path / "run", pictures=pictures)
     with pytest.raises(UsageError, match=complaint):
-        fewstep(replace(config, **changes))
+        fewstep(settings(tiny_checkpoint, few, tmp_path, **changes))
     assert not (tmp_path / "cache").exists()
 
 
@@ -166,12 +166,12 @@ def test_progressive_encodes_no_picture(
     tiny_checkpoint: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline, config = load_pipeline(str(tiny_checkpoint)), PicturesConfig(str(few), cache_dir=tmp_path)
-    part = lambda: Part(0, 0, 1, generator_at(0, 0), torch.device("cpu"))  # noqa: E731
+    one, other = (Part(0, 0, 1, generator_at(0, 0), torch.device("cpu")) for _ in range(2))
     full, table = cached(config, pipeline, 0.2)
     monkeypatch.setattr(autoencoder, "posterior", None)
     source, same = cached(config, pipeline, 0.2, encode=False)
     assert table == same
-    assert all(torch.equal(a, b) for a, b in zip(full.start(4, part()), source.start(4, part()), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(full.start(4, one), source.start(4, other), strict=True))
 
 
 def test_a_start_of_another_kind(tiny_checkpoint: Path, tiny_sd_checkpoint: Path, tmp_path: Path) -> None:
