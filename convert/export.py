@@ -90,6 +90,15 @@ def export_component(
     return Exported(time.perf_counter() - start, peak_mib(), parameters, counters, tuple(leave))
 
 
+def layer_names(checkpoint: Path, components: Names) -> list[tuple[str, str]]:
+    """Name and operator of every layer whose weight can be small."""
+    from convert.weights import operator, weighted
+    from kdc_edge.torch_ref.networks import outline
+
+    networks = [outline(Checkpoint.open(checkpoint), component) for component in components]
+    return [(name, operator(layer)) for network in networks for name, layer in weighted(network).items()]
+
+
 def counted(path: Path, ports: Ports, spec: PipelineSpec) -> Counters:
     """What a call costs at batch 1 and the model's own size."""
     return count_file(path, {port.name: resolve(port, {"batch": 1, **spec.sizes}) for port in ports.inputs})

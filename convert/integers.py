@@ -79,7 +79,9 @@ def _split(graph: "ir.Graph", conv: "ir.Node", parts: Sequence["ir.Value"]) -> N
 
 
 def _left(node: "onnx.NodeProto", leave: Sequence[str]) -> bool:
-    return any(excluded(name.removesuffix(".T"), node.op_type, leave) for name in node.input)
+    """A matrix product with its bias is a MatMul to those who leave it out."""
+    operator = "MatMul" if node.op_type == "Gemm" else node.op_type
+    return any(excluded(name.removesuffix(".T"), operator, leave) for name in node.input)
 
 
 def _reader(calls: Calls) -> Any:

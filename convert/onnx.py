@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from convert import calibration
+from convert import calibration, exclude
 from convert.estimate import Estimate, estimate
 from convert.export import EXTERNAL, MODEL, Exported, export_component
 from convert.layout import copy_configs, copy_tokenizer
@@ -111,14 +111,13 @@ def plan(config: OnnxConfig) -> Job:
     if not config.components:
         raise UsageError("--components names none; leave it out for all three")
     schemes = {name: _scheme(config, name) for name in config.components}
-    if config.exclude and not any(schemes.values()):
-        raise UsageError("--exclude keeps layers at more bits; with --precision fp32 all have them")
     if config.calibration is not None and not any(map(calibrated, schemes.values())):
         raise UsageError(
             f"--calibration is for whole-number precisions; --precision {config.precision} looks at nothing"
         )
     what = f"--precision {config.precision}"
     prompts = calibration.prompts_for(schemes.values(), config.calibration, config.calibration_prompts, what)
+    exclude.check(config.exclude, checkpoint, schemes, config.precision)
     return Job(config, checkpoint, spec, schemes, prompts, estimate(checkpoint, schemes))
 
 

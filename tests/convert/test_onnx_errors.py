@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from convert import estimate, onnx
+from convert import estimate, exclude, onnx
 from convert.onnx import main
 from kdc_edge import Bundle
 from kdc_edge.files import replace_dir
@@ -30,7 +30,8 @@ def copy(tiny_checkpoint: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports without the cost of another import of torch."""
-    monkeypatch.setattr(onnx, "in_own_process", lambda _, fn, *args, **kwargs: fn(*args, **kwargs))
+    for module in (onnx, exclude):
+        monkeypatch.setattr(module, "in_own_process", lambda _, fn, *args, **kwargs: fn(*args, **kwargs))
 
 
 def convert(*arguments: object) -> int:
@@ -163,6 +164,7 @@ def test_whole_numbers_want_prompts_to_calibrate_on(precision: str, copy: Path, 
     [
         (["--components"], "--components names none"),
         (["--exclude", "*.conv_in.weight"], "--exclude keeps layers at more bits"),
+        (["--exclude", "Conv", "--precision", "fp16"], "with --precision fp16 all have them"),
         (["--calibration", "missing.txt"], "--calibration is for whole-number precisions"),
         (
             ["--precision", "int8", "--calibration", "prompts.txt", "--calibration-prompts", "0"],
@@ -175,6 +177,24 @@ def test_whole_numbers_want_prompts_to_calibrate_on(precision: str, copy: Path, 
 )
 def test_what_cannot_be_meant_is_exit_2(arguments: list[str], says: str, copy: Path, tmp_path: Path, capsys):
     code, text = refused(capsys, tmp_path, *arguments)
+    assert code == 2
+    assert says in text
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [
+        ("conv_inn.weight", "; did you mean 'conv_in.weight'?"),
+        ("MatMull", "fits no layer of unet; operators are Conv, MatMul; did you mean 'MatMul'?"),
+        ("Gather", "--exclude Gather fits no layer of unet"),
+        ("mid_block.*", "--exclude mid_block.* fits no layer of unet"),
+    ],
+)
+def test_a_pattern_that_fits_no_layer_is_exit_2(
+    pattern: str, says: str, copy: Path, tmp_path: Path, capsys, in_this_process
+):
+    settings = ("--precision", "int8", "--calibration", prompts(tmp_path, b"red apple"), "--components", "unet")
+    code, text = refused(capsys, tmp_path, *settings, "--exclude", "conv_out.*", "down_blocks.*", pattern)
     assert code == 2
     assert says in text
 
