@@ -98,10 +98,14 @@ def keeping(wanted: bool, folder: Path, output: Path) -> Iterator[None]:
     except GateError as error:
         if not wanted:
             raise
-        failed = output.with_name(f"{output.name}.failed")
-        with replace_dir(failed, force=True) as kept:
+        with replace_dir(failed(output), force=True) as kept:
             shutil.copytree(folder, kept, dirs_exist_ok=True)
-        raise GateError(f"{error}, but for {failed}") from None
+        raise GateError(f"{error}, but for {failed(output)}") from None
+
+
+def failed(output: Path) -> Path:
+    """Where it stays."""
+    return output.with_name(f"{output.resolve().name}.failed")
 
 
 def say(result: Mapping[str, Any]) -> None:

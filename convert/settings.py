@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from convert.card import card
-from convert.checks import Found, check, keeping, require_tools, say
+from convert.checks import Found, check, failed, keeping, require_tools, say
 from convert.estimate import Estimate, require
 from kdc_edge import machine
 from kdc_edge.bundle import Bundle, seal
 from kdc_edge.checkpoint import Checkpoint
-from kdc_edge.files import BUNDLE, replace_dir, replace_file, write_json
+from kdc_edge.files import BUNDLE, refuse_overlap, replace_dir, replace_file, write_json
 from kdc_edge.manifest import Manifest, PipelineSpec, bundle_id
 from kdc_edge.spec import pipeline_spec
 
@@ -46,6 +46,10 @@ class ConvertConfig:
     """Replace an existing bundle."""
     dry_run: bool = False
     """Say what it would take, and stop."""
+
+    def __post_init__(self) -> None:
+        for written in (self.output_dir, failed(self.output_dir)):
+            refuse_overlap(written, self.model)
 
     @property
     def bundle_name(self) -> str:

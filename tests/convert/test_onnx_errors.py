@@ -246,10 +246,31 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(copy: Path, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_force_replaces_bundles_and_never_the_checkpoint(copy: Path, capsys):
-    assert convert("--model", copy, "-o", copy, "--force") == 2
+def test_force_replaces_bundles_and_never_a_checkpoint(copy: Path, tmp_path: Path, capsys):
+    other = shutil.copytree(copy, tmp_path / "other")
+    assert convert("--model", copy, "-o", other, "--force") == 2
     assert "has no manifest.json, so --force leaves it alone" in capsys.readouterr().err
-    assert (copy / "unet" / "config.json").exists()
+    assert (other / "unet" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        ("model", "is "),
+        ("model/out", "is inside "),
+        ("out/../model/unet", "is inside "),
+        (".", "is around "),
+        ("link", "is "),
+        ("new", "new.failed is "),
+    ],
+)
+def test_the_checkpoint_is_never_written_to(output: str, says: str, copy: Path, tmp_path: Path, capsys):
+    (tmp_path / "link").symlink_to(copy)
+    model = copy.rename(tmp_path / "new.failed") if output == "new" else copy
+    before = sorted(tmp_path.rglob("*"))
+    assert convert("--model", model, "-o", tmp_path / output, "--force", "--keep-failed", "--dry-run") == 2
+    assert f"{says}{model}, which is only read" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_network_of_nan_is_exit_1_and_never_written(copy: Path, tmp_path: Path, capsys):
