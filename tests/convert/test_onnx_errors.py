@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from convert import estimate, exclude, onnx
+from convert import estimate, onnx
 from convert.onnx import main
 from kdc_edge import Bundle
 from kdc_edge.files import replace_dir
@@ -25,13 +25,6 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 @pytest.fixture
 def copy(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
-
-
-@pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exports without the cost of another import of torch."""
-    for module in (onnx, exclude):
-        monkeypatch.setattr(module, "in_own_process", lambda _, fn, *args, **kwargs: fn(*args, **kwargs))
 
 
 def convert(*arguments: object) -> int:
@@ -221,6 +214,15 @@ def test_a_budget_of_time_is_for_int8_that_is_measured(arguments, copy: Path, tm
     code, text = refused(capsys, tmp_path, *arguments, "--budget-ms", "5")
     assert code == 2
     assert "--budget-ms is for --precision int8, without --no-spare" in text
+
+
+@pytest.mark.parametrize(
+    "budget", [("--precision", "mixed", "--budget-mib", "3"), ("--precision", "int8", "--budget-ms", "3")]
+)
+def test_a_budget_without_its_network_is_exit_2(budget: tuple[str, ...], copy: Path, tmp_path: Path, capsys):
+    code, text = refused(capsys, tmp_path, *budget, "--components", "vae_decoder")
+    assert code == 2
+    assert "are the U-Net's, which --components leaves out" in text
 
 
 def test_a_budget_below_four_bits_says_what_they_take(copy: Path, tmp_path: Path, capsys, in_this_process):
