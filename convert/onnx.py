@@ -120,7 +120,7 @@ def plan(config: OnnxConfig) -> Job:
     what = f"--precision {config.precision}"
     prompts = calibration.prompts_for(schemes.values(), config.calibration, config.calibration_prompts, what)
     exclude.check(config.exclude, checkpoint, schemes, config.precision)
-    return Job(config, checkpoint, spec, schemes, prompts, estimate(checkpoint, schemes))
+    return Job(config, checkpoint, spec, schemes, prompts, estimate(checkpoint, schemes, len(prompts)))
 
 
 def _scheme(config: OnnxConfig, component: str) -> Scheme:

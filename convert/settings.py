@@ -1,5 +1,6 @@
 """What every converter is told, and what all of them do with it: nothing half-written, nothing below its floor unnoticed."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -77,6 +78,7 @@ def carry_out(
     **planned: Any,
 ) -> dict[str, Any]:
     """Estimate, then build into a folder that takes its place when all is right; `planned` is for a dry run's answer."""
+    print(needed, file=sys.stderr)
     require(needed, config.output_dir)
     output_dir = str(config.output_dir)
     if config.dry_run:

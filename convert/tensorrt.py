@@ -145,7 +145,7 @@ def plan(config: TensorrtConfig) -> Job:
     kept = {} if config.like is None else Bundle.open(config.like).report.get("conversion", {})
     if config.like is not None and not set(config.components) <= set(kept):
         raise UsageError(f"--like {config.like} does not say of {', '.join(config.components)} what it left at 16 bits")
-    return Job(config, checkpoint, spec, schemes, prompts, estimate(checkpoint, schemes), kept)
+    return Job(config, checkpoint, spec, schemes, prompts, estimate(checkpoint, schemes, len(prompts)), kept)
 
 
 def _build(job: Job, folder: Path) -> tuple[Manifest, dict[str, Any]]:

@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import json
+import math
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +17,8 @@ from safetensors.numpy import load_file, save_file
 
 from convert import estimate, onnx
 from convert.onnx import main
-from kdc_edge import Bundle
+from convert.schemes import Static
+from kdc_edge import Bundle, Checkpoint
 from kdc_edge.files import replace_dir
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,6 +100,38 @@ def test_too_little_memory_is_exit_4_before_anything_starts(copy: Path, tmp_path
     assert code == 4
     assert "100 are available" in text
     assert "--components" in text
+    said, error = text.splitlines()
+    assert said.startswith("estimated: MiB of memory at most") and error.startswith("error: ")
+    (unet,) = re.findall(r" unet (\d+),", said)
+    assert f" {unet} MiB" in error or "checking the bundle" in error
+
+
+def test_a_component_alone_is_checked_beside_the_whole_model(copy: Path, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr(estimate, "available_mib", lambda: 560)
+    code, text = refused(capsys, tmp_path, "--components", "vae_decoder")
+    assert code == 4
+    assert "checking the bundle takes about" in text
+
+
+def test_what_a_control_group_uses_is_not_available(tmp_path: Path, monkeypatch):
+    """The tightest of the groups around this process counts; pages of files that nobody uses make room."""
+    inner = tmp_path / "outer" / "inner"
+    inner.mkdir(parents=True)
+    (tmp_path / "own").write_text("1:name=systemd:/\n0::/outer/inner\n")
+    monkeypatch.setattr(estimate, "CGROUPS", tmp_path)
+    monkeypatch.setattr(estimate, "OWN_CGROUP", tmp_path / "own")
+    whole = estimate.available_mib()
+    assert whole > 64
+    (inner / "memory.max").write_text("max\n")
+    (inner / "memory.current").write_text(f"{30 << 20}\n")
+    assert estimate.available_mib() > 64
+    (inner.parent / "memory.max").write_text(f"{64 << 20}\n")
+    (inner.parent / "memory.current").write_text(f"{40 << 20}\n")
+    assert estimate.available_mib() == 24
+    (inner.parent / "memory.stat").write_text(f"anon 1\ninactive_file {10 << 20}\n")
+    assert estimate.available_mib() == 34
+    (inner / "memory.max").write_text(f"{20 << 20}\n")
+    assert estimate.available_mib() == 0
 
 
 def test_too_little_disk_is_exit_4_before_anything_starts(copy: Path, tmp_path: Path, capsys, monkeypatch):
@@ -105,6 +140,17 @@ def test_too_little_disk_is_exit_4_before_anything_starts(copy: Path, tmp_path: 
     code, text = refused(capsys, tmp_path)
     assert code == 4
     assert "1 MiB free" in text
+
+
+def test_what_is_written_for_a_while_takes_disk_too(tiny_checkpoint: Path):
+    """The fp32 graph beside the bundle, onnxruntime's copy of it and the recorded calls among temporary files."""
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    plain, int8 = ({"unet": None}, {"unet": Static()})
+    needed = [estimate.estimate(checkpoint, plain), *(estimate.estimate(checkpoint, int8, n) for n in (0, 1000))]
+    assert [each.beside_mib for each in needed] == [0, 1, 1]
+    assert needed[0].temporary_mib == 0 and needed[1].temporary_mib == 1
+    seen = 4 * 2 * (16 * 8 * 8 + 77 * 32) + 4 + 2 * 77 + 2 * 16 * 8 * 8 + 3 * 64 * 64
+    assert needed[2].temporary_mib == 1 + math.ceil(1000 * 4 * seen / 2**20)
 
 
 def test_a_disk_that_fills_up_is_exit_4(copy: Path, tmp_path: Path, capsys, monkeypatch):
