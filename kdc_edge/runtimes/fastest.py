@@ -15,8 +15,7 @@ from kdc_edge import machine, timing
 from kdc_edge.bundle import Bundle
 from kdc_edge.errors import BundleError, KdcError, MissingBackend, ResourceError, UsageError
 from kdc_edge.files import read_json, write_json
-from kdc_edge.ports import zeros
-from kdc_edge.runtimes import AUTO, RUNTIMES, Options, Runtime, compiled, missing, open_all, open_runtime
+from kdc_edge.runtimes import AUTO, RUNTIMES, Options, Runtime, compiled, missing, open_all, open_runtime, usual_feed
 
 WARMUP, SAMPLES, BUDGET_S = 2, 7, 10.0  # of each component
 UNOPENED = (BundleError, MissingBackend, ResourceError)
@@ -127,11 +126,9 @@ def _path(bundle: Bundle, options: Options) -> Path:
 def _seconds(bundle: Bundle, name: str, options: Options) -> float:
     """Of one picture with the bundle's own steps and guidance: the medians of its components, added up."""
     spec = bundle.manifest.pipeline
-    batch = 1 if spec.guidance == 1 else 2
     total = 0.0
-    for component, about in bundle.manifest.components.items():
-        runtime = open_runtime(bundle, component, name, options)
-        feed = zeros(about.inputs, {"batch": 1 if component == "vae_decoder" else batch, **spec.sizes})
+    for component in bundle.manifest.components:
+        runtime, feed = open_runtime(bundle, component, name, options), usual_feed(bundle, component)
         taken = timing.measure(lambda: runtime(**feed), warmup=WARMUP, samples=SAMPLES, budget_s=BUDGET_S)  # noqa: B023
         total += taken.p50 * (spec.steps if component == "unet" else 1)
         runtime.close()

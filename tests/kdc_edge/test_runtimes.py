@@ -119,6 +119,41 @@ def test_a_provider_that_is_there_and_not_used_is_not_replaced_quietly(bundle, m
     open_runtime(bundle, "unet", "ort", Options(provider="cuda", allow_fallback=True))
 
 
+def test_a_provider_that_leaves_every_node_to_the_cpu_is_not_replaced_quietly(bundle, monkeypatch):
+    """onnxruntime's own wheel has one: Azure's, which takes what no network here holds."""
+    import onnxruntime
+
+    if "AzureExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has no provider but the CPU")
+    monkeypatch.setitem(ort.PROVIDERS, "azure", "AzureExecutionProvider")
+    with pytest.raises(
+        MissingBackend, match=r"unet: Azure\w+ was asked for and ran 0 of \d+ nodes \(CPU\w+ \d+\); .*--allow"
+    ):
+        open_runtime(bundle, "unet", "ort", Options(provider="azure"))
+    open_runtime(bundle, "unet", "ort", Options(provider="azure", allow_fallback=True))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "us", "used"), [(1, 900.0, True), (500, 3.0, True), (1, 3.0, False), (4, 49.0, False), (0, 0.0, False)]
+)
+def test_a_provider_is_used_that_has_a_share_of_nodes_or_of_time(nodes, us, used):
+    """One that compiles the network shows few nodes, one whose calls return at once shows no time."""
+    ran = {"CPUExecutionProvider": (100, 1000.0), "CUDAExecutionProvider": (nodes, us)}
+    if used:
+        ort._require_used("unet", "CUDAExecutionProvider", ran)
+    else:
+        with pytest.raises(MissingBackend, match=f"CUDAExecutionProvider was asked for and ran {nodes} of"):
+            ort._require_used("unet", "CUDAExecutionProvider", ran)
+
+
+def test_a_session_that_was_profiled_answers_as_any_other(bundle, monkeypatch):
+    monkeypatch.setattr(ort, "_require_used", lambda *_: None)
+    monkeypatch.setitem(ort.PROVIDERS, "own", "CPUExecutionProvider")
+    plain, profiled = (open_runtime(bundle, "unet", "ort", Options(1, provider)) for provider in (None, "own"))
+    feed = zeros(plain.ports.inputs, {"batch": 2})
+    assert np.array_equal(plain(**feed)["out_sample"], profiled(**feed)["out_sample"])
+
+
 @pytest.mark.parametrize(("name", "package"), [("ort", "onnxruntime"), ("openvino", "openvino")])
 def test_a_toolchain_that_is_not_there(bundle, monkeypatch, name, package):
     real = builtins.__import__
