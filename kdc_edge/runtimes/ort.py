@@ -170,7 +170,7 @@ def _kept(onnxruntime: Any, bundle: Bundle, component: str, options: Options, pr
 def _open(onnxruntime: Any, path: Path, settings: Any, providers: list[str], kept: Path | None) -> Any:
     """A session; from `kept`, whose weights are mapped into memory, or, where that cannot be read, leaving it there."""
     whole = settings.graph_optimization_level
-    if kept is not None and (kept / OPTIMISED).exists():
+    if kept is not None and kept.exists():
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         with contextlib.suppress(Exception):
             return onnxruntime.InferenceSession(str(kept / OPTIMISED), settings, providers=providers)
@@ -184,16 +184,12 @@ def _open(onnxruntime: Any, path: Path, settings: Any, providers: list[str], kep
 
 
 def _keeping(onnxruntime: Any, path: Path, settings: Any, providers: list[str], kept: Path) -> Any:
-    with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-        made = Path(folder) / "made"
-        made.mkdir()
+    with compiled.making(kept) as made:
         settings.optimized_model_filepath = str(made / OPTIMISED)
         settings.add_session_config_entry(
             "session.optimized_model_external_initializers_file_name", f"{OPTIMISED}.data"
         )
         session = onnxruntime.InferenceSession(str(path), settings, providers=providers)
-        with contextlib.suppress(OSError):  # another process was faster
-            made.rename(kept)
     return session
 
 

@@ -1,4 +1,5 @@
 import builtins
+import contextlib
 import resource
 from importlib.util import find_spec
 
@@ -10,7 +11,7 @@ from kdc_edge.errors import BundleError, MissingBackend, ResourceError, UsageErr
 from kdc_edge.files import read_json
 from kdc_edge.pipeline import Pipeline
 from kdc_edge.ports import check, zeros
-from kdc_edge.runtimes import RUNTIMES, Options, open_runtime, ort
+from kdc_edge.runtimes import RUNTIMES, Options, compiled, open_runtime, ort
 from tests.kdc_edge.builders import with_manifest
 
 NAMES = [
@@ -234,6 +235,31 @@ def test_what_was_compiled_here_is_read_again(tiny_bundle, tmp_path, name):
     assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*") if path.is_file()} != {}
 
 
+@pytest.mark.parametrize("name", NAMES[:2])
+def test_what_a_killed_writer_left_is_removed_and_no_half_is_ever_read(bundle, tmp_path, name, monkeypatch):
+    """It was killed while it compiled; a faster process' result stands."""
+    options = Options(threads=1, cache_dir=tmp_path)
+    open_runtime(bundle, "unet", name, options).close()
+    (kept,) = tmp_path.iterdir()
+    left = tmp_path / f".{kept.name}.0123abcd.partial"
+    kept.rename(left)
+    open_runtime(bundle, "unet", name, options).close()
+    assert [*tmp_path.iterdir()] == [kept]
+    files = {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()}
+    kept.rename(tmp_path / "faster")
+    real = compiled.replace_dir
+
+    @contextlib.contextmanager
+    def late(*arguments, **settings):
+        with real(*arguments, **settings) as made:
+            yield made
+            (tmp_path / "faster").rename(kept)
+
+    monkeypatch.setattr(compiled, "replace_dir", late)
+    open_runtime(bundle, "unet", name, options).close()
+    assert [*tmp_path.iterdir()] == [kept] and {path: path.read_bytes() for path in files} == files
+
+
 @pytest.mark.parametrize("damaged", ["model.onnx", "model.onnx.data"])
 def test_a_damaged_cache_is_made_anew(tiny_bundle, tmp_path, damaged):
     bundle, options = Bundle.open(tiny_bundle), Options(threads=1, cache_dir=tmp_path)
@@ -266,7 +292,6 @@ def test_a_disk_too_full_for_the_cache(tiny_bundle, tmp_path):
 
 def test_a_cache_of_another_processor_or_bundle_is_not_read(tiny_bundle, hand_bundle, tmp_path, monkeypatch):
     from kdc_edge import machine
-    from kdc_edge.runtimes import compiled
 
     first, other = Bundle.open(tiny_bundle), Bundle.open(hand_bundle)
     here = compiled.folder(tmp_path, first, "unet", "onnxruntime", "1")
