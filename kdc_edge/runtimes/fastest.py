@@ -118,7 +118,7 @@ def _installed(bundle: Bundle) -> list[str]:
 
 def _path(bundle: Bundle, options: Options) -> Path:
     cache = compiled.home() if options.cache_dir is None else options.cache_dir
-    versions = machine.versions(("onnxruntime", "onnxruntime-gpu", "openvino"))
+    versions = machine.versions(("onnxruntime", *machine.ORT, "openvino"))
     made = (f"{name} {version}" for name, version in versions.items())
     return compiled.folder(cache, bundle, AUTO, f"threads {options.threads}", *made) / "seconds.json"
 
