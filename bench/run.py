@@ -19,7 +19,7 @@ from kdc_edge.bundle import Bundle
 from kdc_edge.errors import UsageError
 from kdc_edge.runtimes import Options
 
-VERSIONS = ("kdc-edge", "numpy", "onnxruntime", "onnxruntime-gpu")
+VERSIONS = ("kdc-edge", "numpy", "onnxruntime", *machine.ORT)
 
 
 @dataclass(frozen=True)

@@ -27,18 +27,22 @@ from kdc_edge.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Found:
-    """What checking showed: parity of every component; of a whole model, golden runs of PyTorch and of the bundle."""
+    """What checking showed: parity of every component; of a whole model, golden runs of PyTorch and of the bundle.
+
+    `broken` says why the bundle made no pictures.
+    """
 
     parity: list[parity.Parity]
     reference: dict[str, np.ndarray]
     converted: golden.Trajectory | None
+    broken: str | None = None
 
     @property
     def memory_mib(self) -> int | None:
         return None if self.converted is None else round(self.converted.peak_mib)
 
     def to_json(self) -> dict[str, Any]:
-        compared = "not measured"
+        compared = "not measured" if self.broken is None else f"broken: {self.broken}"
         if self.converted is not None:
             compared = pictures.compare(self.reference, self.converted.arrays)
         return {"parity": {result.component: result.to_json() for result in self.parity}, "picture": compared}
@@ -46,6 +50,8 @@ class Found:
     def gate(self, allow_drift: bool) -> None:
         """Raises GateError; `allow_drift` is for decibels, NaN and a broken picture are never let through."""
         parity.gate(result for result in self.parity if not (allow_drift and result.finite))
+        if self.broken is not None:
+            raise GateError(f"the bundle's own pictures: {self.broken}; nothing was written")
         if self.converted is not None:
             pictures.gate(golden.PROMPTS, self.reference["images"], self.converted.arrays["images"])
 
@@ -72,7 +78,10 @@ def check(checkpoint: Checkpoint, bundle: Bundle, runtime: str, floors: Mapping[
         opened.close()
     if not all(result.finite for result in results) or not bundle.manifest.components.keys() >= set(COMPONENTS):
         return Found(results, reference.arrays, None)
-    converted = in_own_process("making the golden pictures", golden.run_bundle, bundle, runtime)
+    try:
+        converted = in_own_process("making the golden pictures", golden.run_bundle, bundle, runtime)
+    except GateError as error:
+        return Found(results, reference.arrays, None, str(error))
     golden.write(bundle.path, converted, golden.tolerances(converted, reference), spec, tokenizer)
     return Found(results, reference.arrays, converted)
 
@@ -98,10 +107,14 @@ def keeping(wanted: bool, folder: Path, output: Path) -> Iterator[None]:
     except GateError as error:
         if not wanted:
             raise
-        failed = output.with_name(f"{output.name}.failed")
-        with replace_dir(failed, force=True) as kept:
+        with replace_dir(failed(output), force=True) as kept:
             shutil.copytree(folder, kept, dirs_exist_ok=True)
-        raise GateError(f"{error}, but for {failed}") from None
+        raise GateError(f"{error}, but for {failed(output)}") from None
+
+
+def failed(output: Path) -> Path:
+    """Where it stays."""
+    return output.with_name(f"{output.resolve().name}.failed")
 
 
 def say(result: Mapping[str, Any]) -> None:

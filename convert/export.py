@@ -49,6 +49,10 @@ class Exported:
     counters: Counters
     left: tuple[str, ...] = ()
     """Patterns of the layers that stayed as they were."""
+    weights_mib: float = 0.0
+    """Of the weights in the file."""
+    call_ms: float | None = None
+    """Of one call on the machine that converted, where a budget asked for it."""
 
 
 def export_component(
@@ -65,7 +69,7 @@ def export_component(
 
     `leave` are patterns of layers that are not made small, `fused` is a target's; `any_size` leaves height and width open.
     """
-    from convert.integers import quantise, split_shortcuts
+    from convert.integers import save_products, split_shortcuts
     from convert.storing import store
     from kdc_edge.torch_ref.networks import load_network
 
@@ -76,23 +80,40 @@ def export_component(
     network = load_network(opened, component)
     plan, leave = _plan(network, scheme, calls, leave) if isinstance(scheme, Weights | Mixed) else ({}, leave)
     model, weights = traced(network, ports, spec, fused)
+    took = None
     if isinstance(scheme, Static):
         split_shortcuts(model.graph)
     if isinstance(scheme, Weights | Mixed):
         store(model, weights, plan)
-    save(model, folder / MODEL)
-    if isinstance(scheme, Static) and scheme.spare:
-        leave = [*leave, *_spared(network, scheme, calls, leave, folder / MODEL)]
     if isinstance(scheme, Static | Dynamic):
-        quantise(folder / MODEL, scheme, calls, leave)
+        leave, took = save_products(model, network, scheme, calls, leave, folder / MODEL)
+    else:
+        save(model, folder / MODEL)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    counters = counted(folder / MODEL, ports, spec)
-    return Exported(time.perf_counter() - start, peak_mib(), parameters, counters, tuple(leave))
+    counters, size = counted(folder / MODEL, ports, spec), weights_mib(folder / MODEL)
+    return Exported(time.perf_counter() - start, peak_mib(), parameters, counters, tuple(leave), size, took)
+
+
+def layer_names(checkpoint: Path, components: Names) -> list[tuple[str, str]]:
+    """Name and operator of every layer whose weight can be small."""
+    from convert.weights import operator, weighted
+    from kdc_edge.torch_ref.networks import outline
+
+    networks = [outline(Checkpoint.open(checkpoint), component) for component in components]
+    return [(name, operator(layer)) for network in networks for name, layer in weighted(network).items()]
 
 
 def counted(path: Path, ports: Ports, spec: PipelineSpec) -> Counters:
     """What a call costs at batch 1 and the model's own size."""
     return count_file(path, {port.name: resolve(port, {"batch": 1, **spec.sizes}) for port in ports.inputs})
+
+
+def weights_mib(path: Path) -> float:
+    """Of the weights in an ONNX file, their scales among them; constants of the graph, whose names have no dot, are none."""
+    import onnx_ir as ir
+
+    weights = ir.load(path).graph.initializers.items()
+    return sum(value.const_value.nbytes for name, value in weights if "." in name) / 2**20
 
 
 def traced(network: "torch.nn.Module", ports: Ports, spec: PipelineSpec, fused: bool) -> tuple["ir.Model", list[str]]:
@@ -122,19 +143,6 @@ def _plan(
     suffer = spared(Sensitivity(network, feeds, probes, leave, STORED, restored), floor_db(scheme))
     layers = weighted(network)
     return found | {name: Half(layers[name].weight) for name in suffer}, [*leave, *suffer]
-
-
-def _spared(network: "torch.nn.Module", scheme: Static, calls: Calls, leave: Names, fp32: Path) -> list[str]:
-    """Patterns: a shortcut's weight is split, and its parts are named after it."""
-    from convert.exclusions import UNSIGNED, Sensitivity, afforded, spared
-    from convert.latency import call_ms
-
-    found = Sensitivity(network, *calls.apart(UNSIGNED.probes), leave)
-    if scheme.budget_ms is None:
-        names = spared(found, floor_db(scheme))
-    else:
-        names = afforded(found, call_ms(fp32, *calls.some(1)), scheme.budget_ms)
-    return [f"{name}*" for name in names]
 
 
 def _tensors(ports: Ports, sizes: Mapping[str, int]) -> dict[str, "torch.Tensor"]:

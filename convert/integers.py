@@ -7,44 +7,121 @@ shortcut convolution reads a concatenation, its halves get scales of their own (
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convert.calibration import Calls
-from convert.schemes import Dynamic, Static, excluded
+from convert.schemes import Dynamic, Static, excluded, floor_db
 from convert.storing import initializer
-from kdc_edge.files import replacing
 
 if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
+    from torch import nn
+
+    from convert.exclusions import Sensitivity
 
 OPERATORS = ["Conv", "MatMul", "Gemm"]
+TRIES = 3  # to come within a budget of time
 
 
-def quantise(path: Path, scheme: Static | Dynamic, calls: Calls | None, leave: Sequence[str]) -> None:
-    """The fp32 model at `path` becomes an int8 one; `leave` are patterns of weights or operators that stay fp32."""
+def save_products(
+    model: "ir.Model",
+    network: "nn.Module",
+    scheme: Static | Dynamic,
+    calls: Calls | None,
+    leave: Sequence[str],
+    path: Path,
+) -> tuple[Sequence[str], float | None]:
+    """The fp32 `model` of `network` as an int8 one at `path`; patterns of what stays fp32, `leave` and what suffers.
+
+    Where there is a budget of time, also the milliseconds of a call.
+    """
+    from convert.export import MODEL, save
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        fp32 = Path(folder) / MODEL
+        save(model, fp32)
+        if isinstance(scheme, Static) and scheme.spare:
+            from convert.exclusions import UNSIGNED, Sensitivity, spared
+
+            found = Sensitivity(network, *calls.apart(UNSIGNED.probes), leave)
+            if scheme.budget_ms is not None:
+                return _in_time(found, fp32, path, scheme, calls, leave)
+            leave = [*leave, *_parts(spared(found, floor_db(scheme)))]
+        quantise(fp32, path, scheme, calls, leave)
+    return leave, None
+
+
+def _in_time(
+    found: "Sensitivity", fp32: Path, path: Path, scheme: Static, calls: Calls, leave: Sequence[str]
+) -> tuple[Sequence[str], float]:
+    """A call takes longer than its layers' times add up to: what it is over is aimed below the budget, TRIES times."""
+    from convert.exclusions import afforded, least_ms
+    from convert.latency import call_ms
+
+    feed, aim = calls.some(1)[0], scheme.budget_ms
+    whole = call_ms(fp32, feed)
+    for number in range(TRIES):
+        left = [*leave, *_parts(afforded(found, whole, aim))]
+        quantise(fp32, path, scheme, calls, left)
+        took = call_ms(path, feed)
+        over = took - scheme.budget_ms
+        if over <= 0 or number == TRIES - 1 or aim - over < least_ms(found, whole):
+            break
+        aim -= over
+    return left, took
+
+
+def _parts(names: Iterable[str]) -> list[str]:
+    """Patterns: a shortcut's weight is split, and its parts are named after it."""
+    return [f"{name}*" for name in names]
+
+
+def quantise(fp32: Path, path: Path, scheme: Static | Dynamic, calls: Calls | None, leave: Sequence[str]) -> None:
+    """The model at `fp32` as an int8 one at `path`; `leave` are patterns of weights or operators that stay fp32.
+
+    Weights that lie beside their graph, being too many for one protobuf, do so in all that is made on the way.
+    """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
 
-    graph = onnx.load(path, load_external_data=False).graph
+    from convert.export import EXTERNAL
+
+    graph = onnx.load(fp32, load_external_data=False).graph
     kept = [node.name for node in graph.node if _left(node, leave)]
-    with replacing(path) as target, _quiet():
+    both = {
+        "per_channel": True, "reduce_range": True, "weight_type": QuantType.QInt8, "nodes_to_exclude": kept,
+        "use_external_data_format": fp32.with_name(EXTERNAL).exists(), "extra_options": {"MatMulConstBOnly": True},
+    }  # fmt: skip
+    with _replacing(path) as target, _quiet():
         if isinstance(scheme, Dynamic):
-            quantize_dynamic(
-                path, target, ["MatMul", "Gather"], weight_type=QuantType.QInt8, per_channel=True, reduce_range=True,
-                nodes_to_exclude=kept, extra_options={"MatMulConstBOnly": True},
-            )  # fmt: skip
+            quantize_dynamic(fp32, target, ["MatMul", "Gather"], **both)
         else:
             quantize_static(
-                path, target, _reader(calls), QuantFormat.QDQ, OPERATORS, per_channel=True, reduce_range=True,
-                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=kept,
-                extra_options={"MatMulConstBOnly": True},
-            )  # fmt: skip
-    path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # a quarter of it is in the model now
+                fp32, target, _reader(calls), QuantFormat.QDQ, OPERATORS, activation_type=QuantType.QUInt8, **both
+            )
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A path to write a model at, which takes the place of the one at `path` with the weights that lie beside it."""
+    import onnx_ir as ir
+
+    from convert.export import EXTERNAL, MODEL, save
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / MODEL
+        yield made
+        if not made.with_name(EXTERNAL).exists():
+            made.replace(path)
+            return
+        path.with_name(EXTERNAL).unlink(missing_ok=True)  # writers append to one that is there
+        save(ir.load(made), path)  # a quarter of it fits into the graph, most often
 
 
 def split_shortcuts(graph: "ir.Graph") -> None:
@@ -79,7 +156,9 @@ def _split(graph: "ir.Graph", conv: "ir.Node", parts: Sequence["ir.Value"]) -> N
 
 
 def _left(node: "onnx.NodeProto", leave: Sequence[str]) -> bool:
-    return any(excluded(name.removesuffix(".T"), node.op_type, leave) for name in node.input)
+    """A matrix product with its bias is a MatMul to those who leave it out."""
+    operator = "MatMul" if node.op_type == "Gemm" else node.op_type
+    return any(excluded(name.removesuffix(".T"), operator, leave) for name in node.input)
 
 
 def _reader(calls: Calls) -> Any:

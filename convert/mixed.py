@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from convert.rounding import Grid
-from convert.schemes import Mixed, Weights
+from convert.schemes import Mixed, Weights, excluded
 from convert.weights import Feed, Half, Plan, Stored, operator, plan, run, weighted
 from kdc_edge.errors import UsageError
 
@@ -32,10 +32,11 @@ def mixed_plan(
     layers = weighted(network)
     others = sum(p.numel() for name, p in network.model.named_parameters() if name not in layers)
     budget = scheme.budget_mib * 2**20 - 4 * others
-    if (least := sum(map(_least, layers.values()))) > budget:
+    if (least := sum(_least(name, layer, leave) for name, layer in layers.items())) > budget:
+        spared = ", those of --exclude at 16," if leave else ""
         raise UsageError(
-            f"--budget-mib {scheme.budget_mib:g} leaves {budget / 2**20:.2f} MiB for the layers; at 4 bits they take "
-            f"{least / 2**20:.2f}"
+            f"--budget-mib {scheme.budget_mib:g} leaves {budget / 2**20:.2f} MiB for the layers; at 4 bits{spared} they "
+            f"take {least / 2**20:.2f}"
         )
     kinds = [plan(network, way, feeds, leave) for way in (Weights(4, 32), Weights(8), Weights(16))]
     fixed: Plan = {name: stored for name, stored in kinds[0].items() if isinstance(stored, Half)}
@@ -48,8 +49,10 @@ def mixed_plan(
     return fixed | allocate(choices, budget - sum(size(half) for half in fixed.values()))
 
 
-def _least(layer: nn.Module) -> float:
-    """Bytes at 4 bits."""
+def _least(name: str, layer: nn.Module, leave: Sequence[str]) -> float:
+    """Bytes at 4 bits, or at 16 where `leave` names it."""
+    if excluded(name, operator(layer), leave):
+        return 2 * layer.weight.numel()
     block = Grid(4, 32).fits(layer.weight).block
     scales = len(layer.weight) if block is None else layer.weight.numel() / block
     return layer.weight.numel() / (1 if operator(layer) == "Gather" else 2) + 4 * scales

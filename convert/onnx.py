@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from convert import calibration
+from convert import calibration, exclude
 from convert.estimate import Estimate, estimate
 from convert.export import EXTERNAL, MODEL, Exported, export_component
 from convert.layout import copy_configs, copy_tokenizer
@@ -42,7 +42,7 @@ from convert.targets import TARGETS, TargetName
 from convert.typed import PARITY_BY, export_typed
 from kdc_edge import command
 from kdc_edge.checkpoint import Checkpoint
-from kdc_edge.errors import UsageError
+from kdc_edge.errors import GateError, UsageError
 from kdc_edge.manifest import FORMAT, Component, Manifest, PipelineSpec, Requires
 from kdc_edge.ports import Ports
 from kdc_edge.process import in_own_process
@@ -108,18 +108,19 @@ def plan(config: OnnxConfig) -> Job:
         raise UsageError("--precision mixed and --budget-mib, the MiB for the U-Net's weights, go together")
     if config.budget_ms is not None and (config.precision != "int8" or not config.spare):
         raise UsageError("--budget-ms is for --precision int8, without --no-spare")
+    if (config.budget_mib, config.budget_ms) != (None, None) and "unet" not in config.components:
+        raise UsageError("--budget-mib and --budget-ms are the U-Net's, which --components leaves out")
     if not config.components:
         raise UsageError("--components names none; leave it out for all three")
     schemes = {name: _scheme(config, name) for name in config.components}
-    if config.exclude and not any(schemes.values()):
-        raise UsageError("--exclude keeps layers at more bits; with --precision fp32 all have them")
     if config.calibration is not None and not any(map(calibrated, schemes.values())):
         raise UsageError(
             f"--calibration is for whole-number precisions; --precision {config.precision} looks at nothing"
         )
     what = f"--precision {config.precision}"
     prompts = calibration.prompts_for(schemes.values(), config.calibration, config.calibration_prompts, what)
-    return Job(config, checkpoint, spec, schemes, prompts, estimate(checkpoint, schemes))
+    exclude.check(config.exclude, checkpoint, schemes, config.precision)
+    return Job(config, checkpoint, spec, schemes, prompts, estimate(checkpoint, schemes, len(prompts)))
 
 
 def _scheme(config: OnnxConfig, component: str) -> Scheme:
@@ -147,10 +148,18 @@ def _build(job: Job, folder: Path) -> tuple[Manifest, dict[str, Any]]:
     floors = {name: floor_db(scheme) for name, scheme in job.schemes.items()}
     took = {name: {**asdict(done), "estimated_mib": job.needed.memory_mib[name]} for name, done in exported.items()}
     told = {"conversion": took}
-    if any(isinstance(scheme, Typed) for scheme in job.schemes.values()):
-        told = {"parity_by": PARITY_BY, **told}
-        return finish(job.config, job.checkpoint, folder, draft, "emulated", floors, lambda _: told, memory=False)
-    return finish(job.config, job.checkpoint, folder, draft, "ort", floors, lambda _: told)
+    typed = any(isinstance(scheme, Typed) for scheme in job.schemes.values())
+    told, runtime = ({"parity_by": PARITY_BY, **told}, "emulated") if typed else (told, "ort")
+    made = finish(job.config, job.checkpoint, folder, draft, runtime, floors, lambda _: told, memory=not typed)
+    _gate_budgets(job.config, exported)
+    return made
+
+
+def _gate_budgets(config: OnnxConfig, exported: Mapping[str, Exported]) -> None:
+    """Raises GateError where what was made is over what was allowed: the search estimates, this has measured."""
+    for flag, allowed, unit in (("weights_mib", config.budget_mib, "MiB"), ("call_ms", config.budget_ms, "ms a call")):
+        if allowed is not None and not (found := getattr(exported["unet"], flag)) <= allowed:
+            raise GateError(f"the U-Net came to {found:.3f} {unit}, allowed are {allowed:g}; nothing was written")
 
 
 def _calibrate(job: Job, folder: Path) -> dict[str, Any] | None:

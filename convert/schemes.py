@@ -113,6 +113,15 @@ def prompted(scheme: Scheme) -> bool:
     return calibrated(scheme) and not (isinstance(scheme, Typed) and scheme.weights is None)
 
 
+def below_16(scheme: Scheme) -> bool:
+    """Whether it has anything in fewer than 16 bits."""
+    match scheme:
+        case None | Weights(16) | Typed(_, None):
+            return False
+        case _:
+            return True
+
+
 def stored_bits(scheme: Scheme) -> float:
     """Bits of a weight in the file, scales included, about: for the estimate."""
     match scheme:

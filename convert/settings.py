@@ -1,5 +1,6 @@
 """What every converter is told, and what all of them do with it: nothing half-written, nothing below its floor unnoticed."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,12 +10,12 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from convert.card import card
-from convert.checks import Found, check, keeping, require_tools, say
+from convert.checks import Found, check, failed, keeping, require_tools, say
 from convert.estimate import Estimate, require
 from kdc_edge import machine
 from kdc_edge.bundle import Bundle, seal
 from kdc_edge.checkpoint import Checkpoint
-from kdc_edge.files import BUNDLE, replace_dir, replace_file, write_json
+from kdc_edge.files import BUNDLE, refuse_overlap, replace_dir, replace_file, write_json
 from kdc_edge.manifest import Manifest, PipelineSpec, bundle_id
 from kdc_edge.spec import pipeline_spec
 
@@ -47,6 +48,10 @@ class ConvertConfig:
     dry_run: bool = False
     """Say what it would take, and stop."""
 
+    def __post_init__(self) -> None:
+        for written in (self.output_dir, failed(self.output_dir)):
+            refuse_overlap(written, self.model)
+
     @property
     def bundle_name(self) -> str:
         return self.model.resolve().name if self.name is None else self.name
@@ -73,6 +78,7 @@ def carry_out(
     **planned: Any,
 ) -> dict[str, Any]:
     """Estimate, then build into a folder that takes its place when all is right; `planned` is for a dry run's answer."""
+    print(needed, file=sys.stderr)
     require(needed, config.output_dir)
     output_dir = str(config.output_dir)
     if config.dry_run:

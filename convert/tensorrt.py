@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import tyro
 
-from convert import calibration
+from convert import calibration, exclude
 from convert.calibration import Calls
 from convert.estimate import Estimate, estimate
 from convert.export import EXTERNAL, MODEL
@@ -141,10 +141,11 @@ def plan(config: TensorrtConfig) -> Job:
     schemes = {name: replace(PRECISIONS[config.precision][name], **chosen) for name in config.components}
     what = f"--precision {config.precision}"
     prompts = calibration.prompts_for(schemes.values(), config.calibration, config.calibration_prompts, what)
+    exclude.check(config.exclude, checkpoint, schemes, config.precision)
     kept = {} if config.like is None else Bundle.open(config.like).report.get("conversion", {})
     if config.like is not None and not set(config.components) <= set(kept):
         raise UsageError(f"--like {config.like} does not say of {', '.join(config.components)} what it left at 16 bits")
-    return Job(config, checkpoint, spec, schemes, prompts, estimate(checkpoint, schemes), kept)
+    return Job(config, checkpoint, spec, schemes, prompts, estimate(checkpoint, schemes, len(prompts)), kept)
 
 
 def _build(job: Job, folder: Path) -> tuple[Manifest, dict[str, Any]]:

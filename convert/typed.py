@@ -83,7 +83,10 @@ def export_typed(
     export.save(model, folder / export.MODEL)
     counters = export.counted(folder / export.MODEL, ports, spec)
     reasons = {node.name: why for node, why in islands.items()}
-    return TypedExport(time.perf_counter() - start, peak_mib(), parameters, counters, tuple(left), reasons)
+    size = export.weights_mib(folder / export.MODEL)
+    return TypedExport(
+        time.perf_counter() - start, peak_mib(), parameters, counters, tuple(left), size, islands=reasons
+    )
 
 
 def io(ports: Ports, scheme: Typed) -> Ports:

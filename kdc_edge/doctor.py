@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdc_edge import machine
+
 HERE = Path(__file__).parent
 CONSTRAINTS = (HERE / "data" / "constraints.txt", HERE.parent / "constraints.txt")  # in a wheel, in a checkout
 NAME = re.compile(r"^[A-Za-z0-9._-]+")
@@ -15,20 +17,27 @@ DEVELOPMENT = "dev"
 
 @dataclass(frozen=True)
 class Package:
-    """One requirement: who wants it, what is installed, what was tested; None where there is none."""
+    """One requirement: who wants it, what is installed, what was tested; None where there is none.
+
+    `by` is the distribution that is installed, which may be another one of the same module.
+    """
 
     name: str
     extra: str
     installed: str | None
     tested: str | None
+    by: str | None
 
     @property
     def state(self) -> str:
         if self.installed is None:
-            return "not installed"
+            others = machine.OTHERS.get(self.name, ())
+            return f"not installed, nor {', '.join(others)}" if others else "not installed"
         if self.tested is None:
-            return "no tested version"
-        return "as tested" if self.installed.split("+")[0] == self.tested else "untested version"
+            state = "no tested version"
+        else:
+            state = "as tested" if self.installed.split("+")[0] == self.tested else "untested version"
+        return state if self.by == self.name else f"{state}, as {self.by}"
 
 
 def packages() -> list[Package]:
@@ -39,7 +48,13 @@ def packages() -> list[Package]:
         return []
     tested = dict(_tested())
     wanted = sorted({(_extra(line), _normal(line)) for line in requirements})
-    return [Package(name, extra, _installed(name), tested.get(name)) for extra, name in wanted if extra != DEVELOPMENT]
+    return [_package(name, extra, tested.get(name)) for extra, name in wanted if extra != DEVELOPMENT]
+
+
+def _package(name: str, extra: str, tested: str | None) -> Package:
+    found = machine.versions((name, *machine.OTHERS.get(name, ())))
+    by = next(iter(found), None)
+    return Package(name, extra, None if by is None else found[by], tested, by)
 
 
 def _tested() -> Iterator[tuple[str, str]]:
@@ -48,13 +63,6 @@ def _tested() -> Iterator[tuple[str, str]]:
         name, separator, version = line.partition("==")
         if separator and not line.startswith("#"):
             yield _normal(name), version.strip()
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _extra(requirement: str) -> str:

@@ -197,6 +197,18 @@ def refuse_existing(target: Path, force: bool, marks: Collection[str] = MARKS) -
         raise UsageError(f"{target} has no {' or '.join(marks)}, so --force leaves it alone; remove it yourself")
 
 
+def refuse_overlap(written: Path, source: Path) -> None:
+    """UsageError where a folder to write is the one that is read, or one of the two is inside the other."""
+    target, origin = written.resolve(), source.resolve()
+    if target.is_relative_to(origin):
+        where = "is" if target == origin else "is inside"
+    elif origin.is_relative_to(target):
+        where = "is around"
+    else:
+        return
+    raise UsageError(f"{written} {where} {source}, which is only read; choose another output folder")
+
+
 def _exchange(folder: Path, target: Path) -> None:
     """Put `folder` in `target`'s place; the old content ends up in the workspace or is removed."""
     if _swap(folder, target):

@@ -11,6 +11,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+ORT = ("onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn", "onnxruntime-rocm")
+OTHERS = {
+    "onnxruntime": ORT,
+    "cuda-python": ("cuda-bindings",),
+    "pillow": ("pillow-simd",),
+}  # that bring the same module
 
 
 def describe() -> dict[str, Any]:

@@ -27,7 +27,7 @@ from kdc_edge.images import to_image
 from kdc_edge.manifest import PipelineSpec
 from kdc_edge.noise import SEEDS, gaussian
 from kdc_edge.runtimes import AUTO, Options, Own, Runtime, open_all, own
-from kdc_edge.runtimes.fastest import Choice, fastest
+from kdc_edge.runtimes.fastest import Choice, fastest, open_chosen
 from kdc_edge.samplers import SAMPLERS, Denoise, Step
 from kdc_edge.schedule import Schedule
 from kdc_edge.timing import SYSTEM
@@ -103,7 +103,7 @@ class Pipeline:
         start = SYSTEM.wall()
         spec = bundle.manifest.pipeline
         tokenizer = Tokenizer.open(bundle.path / "tokenizer", spec.tokens)
-        components = open_all(bundle, COMPONENTS, choice.runtime, options)
+        components, choice = _components(bundle, choice, options)
         pipeline = cls(spec, tokenizer, components, bundle.id)
         pipeline.multiple = _multiple(bundle)
         pipeline.choice = None if isinstance(choice, Own) and not choice.missing else choice
@@ -247,6 +247,14 @@ def _choice(bundle: Bundle, runtime: str | None, options: Options) -> Choice | O
     if runtime == AUTO:
         return fastest(bundle, options)
     return own(bundle) if runtime is None else Own(runtime)
+
+
+def _components(
+    bundle: Bundle, choice: Choice | Own, options: Options | None
+) -> tuple[dict[str, Runtime], Choice | Own]:
+    if isinstance(choice, Choice):
+        return open_chosen(bundle, COMPONENTS, choice, options)
+    return open_all(bundle, COMPONENTS, choice.runtime, options), choice
 
 
 def _multiple(bundle: Bundle) -> int | None:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from convert.apple.schemes import SMALLEST, Palette, Plan, Scheme, bits
-from convert.estimate import SPARE_MIB, Estimate
+from convert.estimate import SPARE_MIB, Estimate, checking_mib
 from kdc_edge.checkpoint import Checkpoint, read_header, weight_files
 from kdc_edge.spec import FOLDERS
 
@@ -58,7 +58,8 @@ def estimate(checkpoint: Checkpoint, predicted: Mapping[str, int], whole: Collec
     elements = {name: sum(tensor.size for tensor in tensors(checkpoint, name)) for name in predicted}
     factors = {name: WHOLE if name in whole else HOLLOW for name in predicted}
     memory = {name: math.ceil(BASE_MIB + factors[name] * count * 4 / 2**20) for name, count in elements.items()}
-    return Estimate(memory, SPARE_MIB + math.ceil(sum(predicted.values()) / 2**20))
+    disk = SPARE_MIB + math.ceil(sum(predicted.values()) / 2**20)
+    return Estimate(memory, disk, checking_mib(checkpoint))
 
 
 def _bytes(tensor: Tensor, scheme: Scheme, stored: int) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 
 from kdc_edge.bundle import Bundle
 from kdc_edge.errors import MissingBackend, UsageError, choose
-from kdc_edge.ports import Ports
+from kdc_edge.ports import Ports, zeros
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,13 @@ def open_runtime(bundle: Bundle, component: str, name: str, options: Options | N
         raise UsageError(f"{bundle.path} is a bundle for {kind}, which runtime {name} does not read; use {fitting[0]}")
     bundle.component(component)
     return importlib.import_module(entry.module).open(bundle, component, options or Options())
+
+
+def usual_feed(bundle: Bundle, component: str) -> dict[str, np.ndarray]:
+    """Zeros in the shapes of the calls that a picture with the bundle's own guidance takes."""
+    spec = bundle.manifest.pipeline
+    batch = 1 if spec.guidance == 1 or component == "vae_decoder" else 2
+    return zeros(bundle.component(component).inputs, {"batch": batch, **spec.sizes})
 
 
 def open_all(bundle: Bundle, names: Sequence[str], runtime: str, options: Options | None = None) -> dict[str, Runtime]:

@@ -8,11 +8,13 @@ import contextlib
 import hashlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from kdc_edge import machine, schema
 from kdc_edge.bundle import Bundle
 from kdc_edge.errors import UsageError
+from kdc_edge.files import replace_dir
 
 
 def home() -> Path:
@@ -40,3 +42,19 @@ def folder(cache: Path, bundle: Bundle, component: str, *toolchain: str) -> Path
     made = [bundle.id, component, machine.processor(), machine.instructions(), *toolchain]
     digest = hashlib.sha256(schema.canonical(made)).hexdigest()
     return cache / f"{bundle.manifest.name}-{component}-{digest[:16]}"
+
+
+@contextlib.contextmanager
+def making(folder: Path) -> Iterator[Path]:
+    """An empty folder that becomes `folder` when it is complete, unless another process was faster.
+
+    What a killed writer of `folder` left beside it is removed first.
+    """
+    begun = False
+    try:
+        with replace_dir(folder, force=False) as made:
+            begun = True
+            yield made
+    except UsageError:  # it is there by now
+        if not begun:
+            raise

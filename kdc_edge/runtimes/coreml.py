@@ -4,12 +4,10 @@
 operator ran is what Core ML's compute plan says it prefers, which is as near as the system lets one look.
 """
 
-import contextlib
 import shutil
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,21 +109,10 @@ def _compiled(library: Any, bundle: Bundle, component: str, options: Options) ->
     names = [f"{package.stem}.mlmodelc" for package in packages]
     fresh = not folder.exists()
     if fresh:
-        with _beside(folder) as made:
+        with compiled.making(folder) as made:
             for package, name in zip(packages, names, strict=True):
                 _compile(library, package, made / name)
     return [folder / name for name in names], fresh
-
-
-@contextlib.contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
-    """A folder that takes `folder`'s place when it is complete."""
-    with tempfile.TemporaryDirectory(dir=folder.parent) as workspace:
-        made = Path(workspace) / "made"
-        made.mkdir()
-        yield made
-        with contextlib.suppress(OSError):  # another process was faster
-            made.rename(folder)
 
 
 def _compile(library: Any, package: Path, target: Path) -> None:

@@ -4,6 +4,7 @@ Bundles of other precisions run in fp32, as onnxruntime runs them.
 """
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,14 +68,24 @@ def _compile(bundle: Bundle, component: str, options: Options) -> Any:
     path = bundle.path / bundle.component(component).files[0]
     device = _device(core, options)
     settings: dict[str, Any] = {} if bundle.manifest.precision == "int8" else {"INFERENCE_PRECISION_HINT": "f32"}
-    if options.cache_dir is not None:
-        settings["CACHE_DIR"] = str(compiled.folder(options.cache_dir, bundle, component, "openvino", version))
     if options.threads is not None and device == "CPU":
         settings["INFERENCE_NUM_THREADS"] = options.threads
     try:
-        return core.compile_model(core.read_model(path), device, settings)
+        model = core.read_model(path)
+        if options.cache_dir is None:
+            return core.compile_model(model, device, settings)
+        kept = compiled.folder(options.cache_dir, bundle, component, "openvino", version)
+        return _kept(core, model, device, settings, kept)
     except RuntimeError as error:
         raise BundleError(f"{path}: openvino {version} cannot load it: {error}") from error
+
+
+def _kept(core: Any, model: Any, device: str, settings: dict[str, Any], kept: Path) -> Any:
+    """Compiled from what lies in `kept`, or, where nothing does, leaving it there."""
+    if kept.exists():
+        return core.compile_model(model, device, settings | {"CACHE_DIR": str(kept)})
+    with compiled.making(kept) as made:
+        return core.compile_model(model, device, settings | {"CACHE_DIR": str(made)})
 
 
 def _device(core: Any, options: Options) -> str:

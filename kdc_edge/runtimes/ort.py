@@ -5,6 +5,7 @@ import json
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import numpy as np
 
 from kdc_edge.bundle import Bundle
 from kdc_edge.errors import BundleError, MissingBackend, ResourceError, choose
-from kdc_edge.ports import Ports, check, zeros
-from kdc_edge.runtimes import Options, Runtime, compiled
+from kdc_edge.ports import Ports, check
+from kdc_edge.runtimes import Options, Runtime, compiled, usual_feed
 from kdc_edge.runtimes.half import widened
 
 PROVIDERS = {
@@ -29,6 +30,7 @@ PROVIDERS = {
 }
 QUIET = 3  # log errors only
 OPTIMISED = "model.onnx"
+LEAST = 0.05  # of a component, to say that a provider runs it
 SMALLER = "close other programs, pass --low-memory, or draw smaller pictures"
 
 
@@ -59,9 +61,13 @@ class OrtRuntime:
 
 
 def open(bundle: Bundle, component: str, options: Options) -> Runtime:
-    """Load the first file of an ONNX component."""
+    """Load the first file of an ONNX component; a provider asked for by name must run nodes of it."""
     ports = bundle.component(component).ports
-    session = _session(bundle, component, options)
+    if options.provider in (None, "cpu") or options.allow_fallback:
+        session = _session(bundle, component, options)
+    else:
+        session, ran = _profiled(bundle, component, options)
+        _require_used(component, PROVIDERS[options.provider], ran)
     ports.require(
         {port.name for port in (*session.get_inputs(), *session.get_outputs())}, f"{bundle.path}, {component}"
     )
@@ -70,14 +76,37 @@ def open(bundle: Bundle, component: str, options: Options) -> Runtime:
 
 def placement(bundle: Bundle, component: str, options: Options) -> dict[str, int]:
     """Nodes by the provider that ran them, in one call on zeros, told by onnxruntime's own profile."""
-    ports = bundle.component(component).ports
+    short = {full: name for name, full in PROVIDERS.items()}
+    _, ran = _profiled(bundle, component, options)
+    return {short.get(provider, provider): nodes for provider, (nodes, _) in ran.items()}
+
+
+def _profiled(bundle: Bundle, component: str, options: Options) -> tuple[Any, dict[str, tuple[int, float]]]:
+    """A session after one call on zeros; by provider, how many nodes it ran and for how many microseconds."""
     with tempfile.TemporaryDirectory() as folder:
         session = _session(bundle, component, options, profile=str(Path(folder) / "profile"))
-        session.run(None, zeros(ports.inputs, {"batch": 1, **bundle.manifest.pipeline.sizes}))
+        session.run(None, usual_feed(bundle, component))
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    short = {full: name for name, full in PROVIDERS.items()}
-    nodes = {event["name"]: event["args"]["provider"] for event in events if event.get("args", {}).get("provider")}
-    return dict(Counter(short.get(provider, provider) for provider in nodes.values()))
+    told = [event for event in events if event.get("args", {}).get("provider")]
+    nodes = Counter({event["name"]: event["args"]["provider"] for event in told}.values())
+    times: Counter[str] = Counter()
+    for event in told:
+        times[event["args"]["provider"]] += event["dur"]
+    return session, {provider: (count, times[provider]) for provider, count in nodes.items()}
+
+
+def _require_used(component: str, wanted: str, ran: Mapping[str, tuple[int, float]]) -> None:
+    """Raises MissingBackend where the provider left nearly everything to others: few of the nodes, and little of the time.
+
+    A provider that compiles has one node for many, one that does not wait for its device takes no time.
+    """
+    nodes, time = ran.get(wanted, (0, 0.0))
+    all_nodes, all_time = sum(count for count, _ in ran.values()), sum(us for _, us in ran.values())
+    if nodes < LEAST * all_nodes and time <= LEAST * all_time:
+        others = ", ".join(f"{provider} {count}" for provider, (count, _) in ran.items() if provider != wanted)
+        raise MissingBackend(
+            f"{component}: {wanted} was asked for and ran {nodes} of {all_nodes} nodes ({others}); {REMEDY}"
+        )
 
 
 def available() -> list[str]:
@@ -141,7 +170,7 @@ def _kept(onnxruntime: Any, bundle: Bundle, component: str, options: Options, pr
 def _open(onnxruntime: Any, path: Path, settings: Any, providers: list[str], kept: Path | None) -> Any:
     """A session; from `kept`, whose weights are mapped into memory, or, where that cannot be read, leaving it there."""
     whole = settings.graph_optimization_level
-    if kept is not None and (kept / OPTIMISED).exists():
+    if kept is not None and kept.exists():
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         with contextlib.suppress(Exception):
             return onnxruntime.InferenceSession(str(kept / OPTIMISED), settings, providers=providers)
@@ -155,16 +184,12 @@ def _open(onnxruntime: Any, path: Path, settings: Any, providers: list[str], kep
 
 
 def _keeping(onnxruntime: Any, path: Path, settings: Any, providers: list[str], kept: Path) -> Any:
-    with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-        made = Path(folder) / "made"
-        made.mkdir()
+    with compiled.making(kept) as made:
         settings.optimized_model_filepath = str(made / OPTIMISED)
         settings.add_session_config_entry(
             "session.optimized_model_external_initializers_file_name", f"{OPTIMISED}.data"
         )
         session = onnxruntime.InferenceSession(str(path), settings, providers=providers)
-        with contextlib.suppress(OSError):  # another process was faster
-            made.rename(kept)
     return session
 
 

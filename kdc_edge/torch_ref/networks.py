@@ -102,6 +102,17 @@ def load_network(checkpoint: Checkpoint, component: str, dtype: torch.dtype = to
     return NETWORKS[component](load_model(checkpoint, FOLDERS[component], dtype)).eval()
 
 
+def outline(checkpoint: Checkpoint, component: str) -> nn.Module:
+    """One of NETWORKS without numbers: what layers it has and what they are called."""
+    cls, where = _model_class(checkpoint, FOLDERS[component]), checkpoint.path / FOLDERS[component]
+    with torch.device("meta"), quiet("diffusers", "transformers"):
+        if CLASSES[cls.__name__] == "diffusers":
+            model = cls.from_config(checkpoint.config(FOLDERS[component]))
+        else:
+            model = cls(cls.config_class.from_pretrained(where, local_files_only=True))
+    return NETWORKS[component](model)
+
+
 def load_model(checkpoint: Checkpoint, folder: str, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The diffusers or transformers model of `unet`, `vae` or `text_encoder`, without gradients.
 

@@ -5,9 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from convert import calibration
+from convert import calibration, checks, exclude, onnx
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.spec import pipeline_spec
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Conversions without the cost of another import of torch for each component."""
+    for module in (checks, exclude, onnx):
+        monkeypatch.setattr(module, "in_own_process", lambda _, fn, *args, **kwargs: fn(*args, **kwargs))
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import json
+import math
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +17,8 @@ from safetensors.numpy import load_file, save_file
 
 from convert import estimate, onnx
 from convert.onnx import main
-from kdc_edge import Bundle
+from convert.schemes import Static
+from kdc_edge import Bundle, Checkpoint
 from kdc_edge.files import replace_dir
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,12 +28,6 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 @pytest.fixture
 def copy(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_checkpoint, tmp_path / "model"))
-
-
-@pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exports without the cost of another import of torch."""
-    monkeypatch.setattr(onnx, "in_own_process", lambda _, fn, *args, **kwargs: fn(*args, **kwargs))
 
 
 def convert(*arguments: object) -> int:
@@ -103,6 +100,38 @@ def test_too_little_memory_is_exit_4_before_anything_starts(copy: Path, tmp_path
     assert code == 4
     assert "100 are available" in text
     assert "--components" in text
+    said, error = text.splitlines()
+    assert said.startswith("estimated: MiB of memory at most") and error.startswith("error: ")
+    (unet,) = re.findall(r" unet (\d+),", said)
+    assert f" {unet} MiB" in error or "checking the bundle" in error
+
+
+def test_a_component_alone_is_checked_beside_the_whole_model(copy: Path, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr(estimate, "available_mib", lambda: 560)
+    code, text = refused(capsys, tmp_path, "--components", "vae_decoder")
+    assert code == 4
+    assert "checking the bundle takes about" in text
+
+
+def test_what_a_control_group_uses_is_not_available(tmp_path: Path, monkeypatch):
+    """The tightest of the groups around this process counts; pages of files that nobody uses make room."""
+    inner = tmp_path / "outer" / "inner"
+    inner.mkdir(parents=True)
+    (tmp_path / "own").write_text("1:name=systemd:/\n0::/outer/inner\n")
+    monkeypatch.setattr(estimate, "CGROUPS", tmp_path)
+    monkeypatch.setattr(estimate, "OWN_CGROUP", tmp_path / "own")
+    whole = estimate.available_mib()
+    assert whole > 64
+    (inner / "memory.max").write_text("max\n")
+    (inner / "memory.current").write_text(f"{30 << 20}\n")
+    assert estimate.available_mib() > 64
+    (inner.parent / "memory.max").write_text(f"{64 << 20}\n")
+    (inner.parent / "memory.current").write_text(f"{40 << 20}\n")
+    assert estimate.available_mib() == 24
+    (inner.parent / "memory.stat").write_text(f"anon 1\ninactive_file {10 << 20}\n")
+    assert estimate.available_mib() == 34
+    (inner / "memory.max").write_text(f"{20 << 20}\n")
+    assert estimate.available_mib() == 0
 
 
 def test_too_little_disk_is_exit_4_before_anything_starts(copy: Path, tmp_path: Path, capsys, monkeypatch):
@@ -111,6 +140,17 @@ def test_too_little_disk_is_exit_4_before_anything_starts(copy: Path, tmp_path: 
     code, text = refused(capsys, tmp_path)
     assert code == 4
     assert "1 MiB free" in text
+
+
+def test_what_is_written_for_a_while_takes_disk_too(tiny_checkpoint: Path):
+    """The fp32 graph beside the bundle, onnxruntime's copy of it and the recorded calls among temporary files."""
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    plain, int8 = ({"unet": None}, {"unet": Static()})
+    needed = [estimate.estimate(checkpoint, plain), *(estimate.estimate(checkpoint, int8, n) for n in (0, 1000))]
+    assert [each.beside_mib for each in needed] == [0, 1, 1]
+    assert needed[0].temporary_mib == 0 and needed[1].temporary_mib == 1
+    seen = 4 * 2 * (16 * 8 * 8 + 77 * 32) + 4 + 2 * 77 + 2 * 16 * 8 * 8 + 3 * 64 * 64
+    assert needed[2].temporary_mib == 1 + math.ceil(1000 * 4 * seen / 2**20)
 
 
 def test_a_disk_that_fills_up_is_exit_4(copy: Path, tmp_path: Path, capsys, monkeypatch):
@@ -163,6 +203,7 @@ def test_whole_numbers_want_prompts_to_calibrate_on(precision: str, copy: Path, 
     [
         (["--components"], "--components names none"),
         (["--exclude", "*.conv_in.weight"], "--exclude keeps layers at more bits"),
+        (["--exclude", "Conv", "--precision", "fp16"], "with --precision fp16 all have them"),
         (["--calibration", "missing.txt"], "--calibration is for whole-number precisions"),
         (
             ["--precision", "int8", "--calibration", "prompts.txt", "--calibration-prompts", "0"],
@@ -175,6 +216,24 @@ def test_whole_numbers_want_prompts_to_calibrate_on(precision: str, copy: Path, 
 )
 def test_what_cannot_be_meant_is_exit_2(arguments: list[str], says: str, copy: Path, tmp_path: Path, capsys):
     code, text = refused(capsys, tmp_path, *arguments)
+    assert code == 2
+    assert says in text
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [
+        ("conv_inn.weight", "; did you mean 'conv_in.weight'?"),
+        ("MatMull", "fits no layer of unet; operators are Conv, MatMul; did you mean 'MatMul'?"),
+        ("Gather", "--exclude Gather fits no layer of unet"),
+        ("mid_block.*", "--exclude mid_block.* fits no layer of unet"),
+    ],
+)
+def test_a_pattern_that_fits_no_layer_is_exit_2(
+    pattern: str, says: str, copy: Path, tmp_path: Path, capsys, in_this_process
+):
+    settings = ("--precision", "int8", "--calibration", prompts(tmp_path, b"red apple"), "--components", "unet")
+    code, text = refused(capsys, tmp_path, *settings, "--exclude", "conv_out.*", "down_blocks.*", pattern)
     assert code == 2
     assert says in text
 
@@ -203,6 +262,15 @@ def test_a_budget_of_time_is_for_int8_that_is_measured(arguments, copy: Path, tm
     assert "--budget-ms is for --precision int8, without --no-spare" in text
 
 
+@pytest.mark.parametrize(
+    "budget", [("--precision", "mixed", "--budget-mib", "3"), ("--precision", "int8", "--budget-ms", "3")]
+)
+def test_a_budget_without_its_network_is_exit_2(budget: tuple[str, ...], copy: Path, tmp_path: Path, capsys):
+    code, text = refused(capsys, tmp_path, *budget, "--components", "vae_decoder")
+    assert code == 2
+    assert "are the U-Net's, which --components leaves out" in text
+
+
 def test_a_budget_below_four_bits_says_what_they_take(copy: Path, tmp_path: Path, capsys, in_this_process):
     path = prompts(tmp_path, b"red apple")
     settings = ("--precision", "mixed", "--budget-mib", "0.01", "--calibration", path, "--components", "unet")
@@ -226,10 +294,31 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(copy: Path, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_force_replaces_bundles_and_never_the_checkpoint(copy: Path, capsys):
-    assert convert("--model", copy, "-o", copy, "--force") == 2
+def test_force_replaces_bundles_and_never_a_checkpoint(copy: Path, tmp_path: Path, capsys):
+    other = shutil.copytree(copy, tmp_path / "other")
+    assert convert("--model", copy, "-o", other, "--force") == 2
     assert "has no manifest.json, so --force leaves it alone" in capsys.readouterr().err
-    assert (copy / "unet" / "config.json").exists()
+    assert (other / "unet" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        ("model", "is "),
+        ("model/out", "is inside "),
+        ("out/../model/unet", "is inside "),
+        (".", "is around "),
+        ("link", "is "),
+        ("new", "new.failed is "),
+    ],
+)
+def test_the_checkpoint_is_never_written_to(output: str, says: str, copy: Path, tmp_path: Path, capsys):
+    (tmp_path / "link").symlink_to(copy)
+    model = copy.rename(tmp_path / "new.failed") if output == "new" else copy
+    before = sorted(tmp_path.rglob("*"))
+    assert convert("--model", model, "-o", tmp_path / output, "--force", "--keep-failed", "--dry-run") == 2
+    assert f"{says}{model}, which is only read" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_network_of_nan_is_exit_1_and_never_written(copy: Path, tmp_path: Path, capsys):

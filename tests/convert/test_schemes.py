@@ -18,7 +18,7 @@ from convert.mixed import Choice, allocate, size
 from convert.parity import snr_db
 from convert.rounding import Grid, gptq, nearest
 from convert.schemes import PRECISIONS, Dynamic, Mixed, Scheme, Static, Weights, excluded, floor_db, session
-from convert.weights import POSITIONS, Half, hessians, plan, weighted
+from convert.weights import POSITIONS, Half, hessians, operator, plan, weighted
 from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.ports import zeros
 from kdc_edge.spec import component_ports, evaluations, pipeline_spec
@@ -169,6 +169,23 @@ def test_layers_can_be_left_alone_by_name_or_operator(tiny_checkpoint: Path, cal
     assert halves > {name for name in found if "attn" in name}
     assert "conv_out.weight" not in halves
     assert excluded("down_blocks.0.resnets.0.conv1.weight", "Conv", ("down_blocks.*",))
+
+
+@pytest.mark.parametrize("component", ["text_encoder", "unet", "vae_decoder"])
+@pytest.mark.parametrize("shape", ["tiny_checkpoint", "tiny_sd_checkpoint"])
+def test_layers_are_named_without_reading_weights(component: str, shape: str, request: pytest.FixtureRequest):
+    checkpoint = Checkpoint.open(request.getfixturevalue(shape))
+    layers = weighted(load_network(checkpoint, component))
+    assert export.layer_names(checkpoint.path, [component]) == [(n, operator(layer)) for n, layer in layers.items()]
+
+
+def test_int8_leaves_matrix_products_out_with_their_biases_too(tiny_checkpoint: Path, calls: Path, tmp_path: Path):
+    leave = ("MatMul",)
+    export.export_component(tiny_checkpoint, "unet", tmp_path, Static(spare=False), Calls(calls / "unet"), leave)
+    graph = onnx.load(tmp_path / export.MODEL).graph
+    made = {node.output[0]: node.op_type for node in graph.node}
+    fed = {node.op_type: made.get(node.input[1]) for node in graph.node if node.op_type in ("Conv", "Gemm")}
+    assert fed == {"Conv": "DequantizeLinear", "Gemm": None}
 
 
 def test_the_budget_buys_what_takes_most_error_away_for_a_byte():

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
-from kdc_edge import cli, doctor, stages
+from kdc_edge import cli, doctor, machine, stages
 from kdc_edge.bundle import Bundle
 
 ROOT = Path(__file__).parents[2]
@@ -193,6 +193,27 @@ def test_doctor_says_what_is_tested(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(doctor, "CONSTRAINTS", ())
     assert doctor.packages()[0].state == "no tested version"
+
+
+def test_doctor_knows_what_else_brings_a_module(monkeypatch):
+    here = {"onnxruntime-gpu": "1.2.3"}
+
+    def version(name):
+        if name not in here:
+            raise machine.PackageNotFoundError(name)
+        return here[name]
+
+    monkeypatch.setattr(machine, "version", version)
+    requirements = ['onnxruntime>=1.18; extra == "ort"', 'openvino>=2025; extra == "openvino"']
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: requirements)
+    monkeypatch.setattr(doctor, "_tested", lambda: iter([("onnxruntime", "1.2.3")]))
+    openvino, ort = doctor.packages()
+    assert (ort.installed, ort.by, ort.state) == ("1.2.3", "onnxruntime-gpu", "as tested, as onnxruntime-gpu")
+    assert openvino.state == "not installed"
+    here["onnxruntime"] = "1.2.2"
+    assert doctor.packages()[1].state == "untested version"
+    here.clear()
+    assert doctor.packages()[1].state.startswith("not installed, nor onnxruntime-gpu, onnxruntime-openvino, ")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kdc_edge.bundle import Bundle
-from kdc_edge.errors import MissingBackend, UsageError
+from kdc_edge.errors import BundleError, KdcError, MissingBackend, ResourceError, UsageError
 from kdc_edge.pipeline import Pipeline
 from kdc_edge.runtimes import AUTO, Options, Own, fastest, openvino, ort, own
 
@@ -69,3 +69,61 @@ def test_what_cannot_be_chosen(bundle: Bundle, tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr(module, "available", absent)
     with pytest.raises(MissingBackend, match="pip install it"):
         fastest.fastest(bundle, Options(cache_dir=tmp_path))
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+@pytest.mark.parametrize("error", [BundleError, MissingBackend, ResourceError])
+def test_the_next_one_is_taken_where_the_fastest_does_not_open_the_bundle(
+    error: type[KdcError], bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+):
+    monkeypatch.setattr(fastest, "_seconds", lambda _, name, __: {"ort": 2, "openvino": 1}[name])
+    options = Options(threads=1, cache_dir=tmp_path)
+    assert fastest.fastest(bundle, options).runtime == "openvino"
+
+    def broken(*_: object) -> None:
+        raise error("its driver is gone")
+
+    monkeypatch.setattr(openvino, "open", broken)
+    with Pipeline.open(bundle, AUTO, options) as pipe:
+        assert (pipe.choice.runtime, pipe.choice.remembered) == ("ort", True)
+        assert "openvino" not in str(pipe.choice)
+    assert "runtime openvino does not open the bundle: its driver is gone; another one is taken" in caplog.text
+    monkeypatch.setattr(ort, "open", broken)
+    with pytest.raises(error, match="its driver is gone"):
+        Pipeline.open(bundle, AUTO, options)
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+def test_one_that_cannot_be_measured_is_passed_over_and_not_asked_again(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+):
+    asked = []
+
+    def seconds(_: Bundle, name: str, __: Options) -> float:
+        asked.append(name)
+        if name == "openvino":
+            raise BundleError("an operator is missing")
+        return 1.0
+
+    monkeypatch.setattr(fastest, "_seconds", seconds)
+    options = Options(cache_dir=tmp_path)
+    found = [fastest.fastest(bundle, options) for _ in range(2)]
+    assert [choice.seconds for choice in found] == [{"ort": 1.0}] * 2
+    assert asked == ["ort", "openvino"] and "an operator is missing; another one is taken" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "record", ["{", "[1]", '{"ort": "fast"}', '{"ort": true}', '{"ort": -1}', '"ort"', "\x00", "null"]
+)
+def test_a_damaged_record_is_measured_again(
+    record: str, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+):
+    monkeypatch.setattr(fastest, "_installed", lambda _: ["ort"])
+    monkeypatch.setattr(fastest, "_seconds", lambda *_: 1.0)
+    options = Options(cache_dir=tmp_path)
+    assert not fastest.fastest(bundle, options).remembered
+    (path,) = tmp_path.glob("*/seconds.json")
+    path.write_text(record)
+    choices = [fastest.fastest(bundle, options) for _ in range(2)]
+    assert [choice.remembered for choice in choices] == [False, True] and choices[0].runtime == "ort"
+    assert len(caplog.messages) == 1 and "measured anew" in caplog.text and str(path) in caplog.text

@@ -1,4 +1,5 @@
 import builtins
+import contextlib
 import resource
 from importlib.util import find_spec
 
@@ -10,7 +11,7 @@ from kdc_edge.errors import BundleError, MissingBackend, ResourceError, UsageErr
 from kdc_edge.files import read_json
 from kdc_edge.pipeline import Pipeline
 from kdc_edge.ports import check, zeros
-from kdc_edge.runtimes import RUNTIMES, Options, open_runtime, ort
+from kdc_edge.runtimes import RUNTIMES, Options, compiled, open_runtime, ort
 from tests.kdc_edge.builders import with_manifest
 
 NAMES = [
@@ -119,6 +120,41 @@ def test_a_provider_that_is_there_and_not_used_is_not_replaced_quietly(bundle, m
     open_runtime(bundle, "unet", "ort", Options(provider="cuda", allow_fallback=True))
 
 
+def test_a_provider_that_leaves_every_node_to_the_cpu_is_not_replaced_quietly(bundle, monkeypatch):
+    """onnxruntime's own wheel has one: Azure's, which takes what no network here holds."""
+    import onnxruntime
+
+    if "AzureExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has no provider but the CPU")
+    monkeypatch.setitem(ort.PROVIDERS, "azure", "AzureExecutionProvider")
+    with pytest.raises(
+        MissingBackend, match=r"unet: Azure\w+ was asked for and ran 0 of \d+ nodes \(CPU\w+ \d+\); .*--allow"
+    ):
+        open_runtime(bundle, "unet", "ort", Options(provider="azure"))
+    open_runtime(bundle, "unet", "ort", Options(provider="azure", allow_fallback=True))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "us", "used"), [(1, 900.0, True), (500, 3.0, True), (1, 3.0, False), (4, 49.0, False), (0, 0.0, False)]
+)
+def test_a_provider_is_used_that_has_a_share_of_nodes_or_of_time(nodes, us, used):
+    """One that compiles the network shows few nodes, one whose calls return at once shows no time."""
+    ran = {"CPUExecutionProvider": (100, 1000.0), "CUDAExecutionProvider": (nodes, us)}
+    if used:
+        ort._require_used("unet", "CUDAExecutionProvider", ran)
+    else:
+        with pytest.raises(MissingBackend, match=f"CUDAExecutionProvider was asked for and ran {nodes} of"):
+            ort._require_used("unet", "CUDAExecutionProvider", ran)
+
+
+def test_a_session_that_was_profiled_answers_as_any_other(bundle, monkeypatch):
+    monkeypatch.setattr(ort, "_require_used", lambda *_: None)
+    monkeypatch.setitem(ort.PROVIDERS, "own", "CPUExecutionProvider")
+    plain, profiled = (open_runtime(bundle, "unet", "ort", Options(1, provider)) for provider in (None, "own"))
+    feed = zeros(plain.ports.inputs, {"batch": 2})
+    assert np.array_equal(plain(**feed)["out_sample"], profiled(**feed)["out_sample"])
+
+
 @pytest.mark.parametrize(("name", "package"), [("ort", "onnxruntime"), ("openvino", "openvino")])
 def test_a_toolchain_that_is_not_there(bundle, monkeypatch, name, package):
     real = builtins.__import__
@@ -199,6 +235,31 @@ def test_what_was_compiled_here_is_read_again(tiny_bundle, tmp_path, name):
     assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*") if path.is_file()} != {}
 
 
+@pytest.mark.parametrize("name", NAMES[:2])
+def test_what_a_killed_writer_left_is_removed_and_no_half_is_ever_read(bundle, tmp_path, name, monkeypatch):
+    """It was killed while it compiled; a faster process' result stands."""
+    options = Options(threads=1, cache_dir=tmp_path)
+    open_runtime(bundle, "unet", name, options).close()
+    (kept,) = tmp_path.iterdir()
+    left = tmp_path / f".{kept.name}.0123abcd.partial"
+    kept.rename(left)
+    open_runtime(bundle, "unet", name, options).close()
+    assert [*tmp_path.iterdir()] == [kept]
+    files = {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()}
+    kept.rename(tmp_path / "faster")
+    real = compiled.replace_dir
+
+    @contextlib.contextmanager
+    def late(*arguments, **settings):
+        with real(*arguments, **settings) as made:
+            yield made
+            (tmp_path / "faster").rename(kept)
+
+    monkeypatch.setattr(compiled, "replace_dir", late)
+    open_runtime(bundle, "unet", name, options).close()
+    assert [*tmp_path.iterdir()] == [kept] and {path: path.read_bytes() for path in files} == files
+
+
 @pytest.mark.parametrize("damaged", ["model.onnx", "model.onnx.data"])
 def test_a_damaged_cache_is_made_anew(tiny_bundle, tmp_path, damaged):
     bundle, options = Bundle.open(tiny_bundle), Options(threads=1, cache_dir=tmp_path)
@@ -231,7 +292,6 @@ def test_a_disk_too_full_for_the_cache(tiny_bundle, tmp_path):
 
 def test_a_cache_of_another_processor_or_bundle_is_not_read(tiny_bundle, hand_bundle, tmp_path, monkeypatch):
     from kdc_edge import machine
-    from kdc_edge.runtimes import compiled
 
     first, other = Bundle.open(tiny_bundle), Bundle.open(hand_bundle)
     here = compiled.folder(tmp_path, first, "unet", "onnxruntime", "1")
