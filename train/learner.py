@@ -26,6 +26,7 @@ from train.loop import fit, is_main, pick_device, processes
 from train.recall import Recall, pool_seconds
 from train.replay import Buffer, new_about
 from train.retention import Retention, continual_loss, replayed_rows
+from train.rules import Rules
 from train.sequences import ContinualConfig
 from train.trainer import History
 
@@ -46,10 +47,10 @@ class Networks:
 
 
 class Learner:
-    """`tasks[-1]` is learned, by `student`, which has learned those before it; `memory` in bytes, 0 for none."""
+    """`tasks[-1]` is learned, by `student`, which has learned those before it; `rules` are its buffer's."""
 
-    def __init__(self, config: ContinualConfig, tasks: tuple[Task, ...], student: Path, memory: int) -> None:
-        self.config, self.tasks, self.task, self.memory = config, tasks, tasks[-1], memory
+    def __init__(self, config: ContinualConfig, tasks: tuple[Task, ...], student: Path, rules: Rules) -> None:
+        self.config, self.tasks, self.task, self.rules = config, tasks, tasks[-1], rules
         self.before = Checkpoint.open(student)
         self.learned = () if self.before.info is None else self.before.info.tasks
         self.pipeline = load_pipeline(str(student))
@@ -78,9 +79,8 @@ class Learner:
     def buffer(self) -> Buffer | None:
         """The student's, or a new one. Raises UsageError where it cannot be this student's."""
         config = self.config
-        if not self.memory:
+        if not self.rules.limit:
             return None
-        chosen = {"limit": self.memory, "policy": config.replay.policy, "seed": config.loop.seed}
         if not is_buffer(config.buffer):
             if config.add is not None:
                 raise UsageError(f"{config.buffer}: no replay buffer; --add goes on with one, --tasks begins one")
@@ -90,16 +90,14 @@ class Learner:
                 self.networks.vocabulary,
                 (unet.in_channels, unet.sample_size, unet.sample_size),
                 self.learned,
-                store=config.replay.store,
-                **chosen,
+                seed=config.loop.seed,
+                **asdict(self.rules),
             )
             return Buffer.empty(about)
         buffer = Buffer.open(config.buffer)
         buffer.require(self.networks.vae, self.networks.vocabulary)
-        if buffer.about.store != config.replay.store:
-            raise UsageError(f"{config.buffer} stores {buffer.about.store}; give --store {buffer.about.store}")
         self.require_tasks(buffer.about.tasks)
-        return buffer.under(**chosen)
+        return buffer
 
     def require_tasks(self, held: tuple[str, ...]) -> None:
         """UsageError where a buffer knows other tasks than the student; it may be ahead of one whose tasks are done."""
@@ -120,7 +118,9 @@ class Learner:
             "teacher": None if teacher is None else Checkpoint.open(teacher).id,
             "buffer": None,
         }
-        if not self.memory:
+        if self.rules.limit:
+            found["replay"] |= self.rules.flags
+        else:
             found |= {"replay": None, "weights": None}  # they decide nothing
         return json.loads(json.dumps(found))
 

@@ -7,7 +7,6 @@ student itself (`train.recall`). The file is replaced whole, so that a kill or a
 # N items, M captions, C latent channels, h w latent grid
 
 import hashlib
-import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,20 +24,10 @@ from kdc_edge.replay import FILE, FORMAT, About, Contents, hexadecimal, read
 from train.policies import POLICIES, Items, uniform
 from train.rows import Rows
 
-UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 DTYPES = {"int8": np.int8, "fp16": np.float16, "captions": np.int8}
 HEADER = 1536  # bytes, at most, of names and shapes
 RECORD = 4 + 32 + 4 + 4 + 8  # scale, picture, caption, task, priority
 CAPTIONS = 0.25  # of the bytes, at most
-
-
-def parse_bytes(text: str) -> int:
-    """`64MiB`, `100 kB`, `5000` → bytes. Raises UsageError."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
-    unit = UNITS.get((match[2] or "B").upper()) if match else None
-    if match is None or unit is None:
-        raise UsageError(f"'{text}' is no number of bytes; write 64MiB, 500KB or 100000")
-    return round(float(match[1]) * unit)
 
 
 @dataclass(frozen=True)
@@ -176,9 +165,9 @@ class Buffer:
         joined = {n: np.concatenate([self.contents.columns[n], columns[n][keep[n]]]) for n in columns}
         return _trimmed(replace(mine, tasks=tasks, captions=captions), joined)
 
-    def under(self, limit: int, policy: str, seed: int) -> "Buffer":
-        """What stays of it under other rules. Raises UsageError for a limit that holds nothing."""
-        about = replace(self.about, limit=limit, policy=policy, seed=seed)
+    def under(self, limit: int) -> "Buffer":
+        """What stays of it in other bytes. Raises UsageError for a limit that holds nothing."""
+        about = replace(self.about, limit=limit)
         _require_room(about)
         return _trimmed(about, self.contents.columns)
 

@@ -25,8 +25,9 @@ from train.folders import load_pipeline, save_pipeline, with_unet
 from train.learner import Learner
 from train.lessons import Task, matching, read
 from train.quiet import quiet
-from train.replay import CAPTIONS, HEADER, RECORD, caption_bytes, parse_bytes
-from train.sequences import ComparisonConfig, ContinualConfig
+from train.replay import CAPTIONS, HEADER, RECORD, caption_bytes
+from train.rules import Rules, decided, parse_bytes
+from train.sequences import ComparisonConfig, ContinualConfig, ReplayConfig
 from train.trainer import seeded
 
 GROUPS = {
@@ -39,6 +40,7 @@ GROUPS = {
 OTHERS = ("Smileys & Emotion", "People & Body", "Symbols", "Activities")
 CALIBRATION = 16  # captions
 SCRATCH, BASE, INT8 = "scratch", "base", "replay-int8"
+NOTHING = ReplayConfig(replay_memory="0")
 
 
 class Trial:
@@ -59,7 +61,7 @@ class Trial:
         self.long = replace(config.loop, steps=steps, learning_rate=rate, warmup=max(1, steps // 30), ema=0.999)
         self.pictures = self._pictures()
         self.examiner = Examiner(self.pictures, config.judge, config.prompts, config.draw_steps, config.strip)
-        self.more = {f"replay-{memory}": parse_bytes(memory) for memory in config.memories}
+        self.more = {f"replay-{memory}": str(parse_bytes(memory)) for memory in config.memories}
         self.blank, self.known = self.folder / "blank", self.folder / BASE / "checkpoints" / self.base.name
 
     def run(self) -> None:
@@ -93,14 +95,13 @@ class Trial:
     def part(self, name: str) -> dict[str, Any]:
         """Do what is missing of the base, of training from scratch or of a method, which wants the base done."""
         if name == BASE:
-            self._learn(self.blank, (self.base,), self._settings(BASE, loop=self.long), 0)
+            self._learn(self.blank, (self.base,), self._settings(BASE, loop=self.long, replay=NOTHING))
             self._examined(self.known, BASE)
             return {}
         if name == SCRATCH:
             model = self._scratch()
             return {SCRATCH: scores([self._examined(model, SCRATCH)]) | {"seconds": [seconds(model)]}}
-        settings, memory = self._method(name)
-        folders = self._learn(self.known, self.tasks, settings, memory)
+        folders = self._learn(self.known, self.tasks, self._method(name))
         first = self._examined(self.known, BASE)
         rows = [self._examined(folder, f"{name}-{folder.name}") for folder in folders]
         found = {name: scores([first, *rows]) | {"seconds": [seconds(folder) for folder in folders]}}
@@ -126,34 +127,32 @@ class Trial:
         )
         return replace(settings, **changes)
 
-    def _method(self, method: str) -> tuple[ContinualConfig, int]:
-        """Its settings, and its bytes."""
-        if (other := self.more.get(method)) is not None:
-            return self._settings(method, replay=replace(self.config.replay, replay_memory=str(other))), other
-        memory = parse_bytes(self.config.replay.replay_memory)
+    def _method(self, method: str) -> ContinualConfig:
+        """Its settings."""
+        given, settings = self.config.replay, self._settings(method)
         alone = replace(self.config.weights, previous_weight=0.0)
-        pixels = replace(self.config.replay, store="fp16")
+        if (other := self.more.get(method)) is not None:
+            return replace(settings, replay=replace(given, replay_memory=other))
+        if method == "pixel-replay":
+            room = self._room_for_pixels(decided(given).limit)
+            return replace(settings, weights=alone, replay=replace(given, store="fp16", replay_memory=str(room)))
         return {
-            "naive": lambda: (self._settings(method), 0),
-            "joint": lambda: (self._settings(method, joint=True), 0),
-            "replay": lambda: (self._settings(method), memory),
-            "replay-no-distillation": lambda: (self._settings(method, weights=alone), memory),
-            "pixel-replay": lambda: (
-                self._settings(method, weights=alone, replay=pixels),
-                self._room_for_pixels(memory),
-            ),
-        }[method]()
+            "naive": replace(settings, replay=NOTHING),
+            "joint": replace(settings, replay=NOTHING, joint=True),
+            "replay": settings,
+            "replay-no-distillation": replace(settings, weights=alone),
+        }[method]
 
-    def _learn(self, student: Path, tasks: tuple[Task, ...], settings: ContinualConfig, memory: int) -> list[Path]:
+    def _learn(self, student: Path, tasks: tuple[Task, ...], settings: ContinualConfig) -> list[Path]:
         """The checkpoint after each task."""
-        teach(replace(settings, model=student), tasks, memory)
+        teach(replace(settings, model=student), tasks)
         return [settings.output_dir / task.name for task in tasks]
 
     def _scratch(self) -> Path:
         """Base and tasks at once from random weights, in as many steps as base and all tasks took."""
         loop = replace(self.long, steps=self.long.steps + len(self.tasks) * self.config.loop.steps)
         settings = self._settings(SCRATCH, loop=loop, joint=True)
-        return Path(Learner(settings, (self.base, *self.tasks), self.blank, 0).learn()["path"])
+        return Path(Learner(settings, (self.base, *self.tasks), self.blank, Rules(0)).learn()["path"])
 
     def _examined(self, model: Path, name: str) -> dict[str, Any]:
         return self.examiner.examine(model, self.folder / "exams" / f"{name}.json")

@@ -15,6 +15,7 @@ from train.appraisal import Examiner
 from train.comparison import comparison
 from train.recipes import LoopConfig, PicturesConfig, UNetConfig
 from train.replay import HEADER, RECORD, item_bytes, new_about
+from train.rules import rules_of
 from train.sequences import METHODS, ComparisonConfig, ReplayConfig
 from train.trial import Trial
 
@@ -144,20 +145,19 @@ def trial(config: ComparisonConfig) -> Trial:
 
 def test_methods_differ_in_what_they_are_named_after(trial: Trial) -> None:
     chosen = {name: trial._method(name) for name in METHODS}
-    assert {name: memory for name, (_, memory) in chosen.items()} == {
+    assert {name: rules_of(settings).limit for name, settings in chosen.items()} == {
         "naive": 0, "joint": 0, "replay": 20_000, "replay-no-distillation": 20_000,
         "pixel-replay": trial._room_for_pixels(20_000),
     }  # fmt: skip
-    assert [name for name, (settings, _) in chosen.items() if settings.joint] == ["joint"]
-    assert len({settings.loop for settings, _ in chosen.values()}) == 1
-    undistilled = [name for name, (settings, _) in chosen.items() if not settings.weights.previous_weight]
+    assert [name for name, settings in chosen.items() if settings.joint] == ["joint"]
+    assert len({settings.loop for settings in chosen.values()}) == 1
+    undistilled = [name for name, settings in chosen.items() if not settings.weights.previous_weight]
     assert undistilled == ["replay-no-distillation", "pixel-replay"]
 
 
 def test_further_memories_are_methods_that_differ_in_bytes_alone(config: ComparisonConfig, trial: Trial) -> None:
-    settings, memory = Trial(replace(config, memories=("13KB",)))._method("replay-13KB")
-    usual, _ = trial._method("replay")
-    assert memory == 13_000 and settings.replay == replace(usual.replay, replay_memory="13000")
+    settings, usual = Trial(replace(config, memories=("13KB",)))._method("replay-13KB"), trial._method("replay")
+    assert rules_of(settings).limit == 13_000 and settings.replay == replace(usual.replay, replay_memory="13000")
     with pytest.raises(UsageError, match="is no number of bytes"):
         Trial(replace(config, memories=("some",)))
 

@@ -29,7 +29,8 @@ from train import replay as module
 from train.data import Pictures
 from train.folders import load_pipeline
 from train.policies import POLICIES
-from train.replay import Buffer, Scaled, encode, new_about, parse_bytes
+from train.replay import Buffer, Scaled, encode, new_about
+from train.rules import in_words, parse_bytes
 from train.sequences import BufferConfig
 
 EMOJI = (16, 8, 8)
@@ -43,6 +44,7 @@ def empty(limit: int = 10**5, latent: tuple[int, ...] = LATENT, **changes: objec
 def test_bytes_in_words() -> None:
     wanted = {"64MiB": 2**26, "1.5 KB": 1500, "5000": 5000, "2gib": 2**31, "0": 0}
     assert {text: parse_bytes(text) for text in wanted} == wanted
+    assert [in_words(count) for count in (2**26, 105_000, 1500, 31_234)] == ["64MiB", "105KB", "1500B", "31234B"]
     for text in ("64 apples", "-5MB", "", "MiB", "1e6"):
         with pytest.raises(UsageError, match="no number of bytes"):
             parse_bytes(text)
@@ -116,7 +118,7 @@ def test_a_limit_under_one_item_is_refused() -> None:
     with pytest.raises(UsageError, match=r"--replay-memory is 2,000 bytes, with one item it takes 2,\d+; give more"):
         empty(2000, EMOJI)
     with pytest.raises(UsageError, match="give more"):
-        empty(10**5, EMOJI).take(replace(offer("a", 2), latents=torch.zeros(2, *EMOJI))).under(2000, "reservoir", 0)
+        empty(10**5, EMOJI).take(replace(offer("a", 2), latents=torch.zeros(2, *EMOJI))).under(2000)
 
 
 def test_a_picture_is_taken_once() -> None:
