@@ -80,7 +80,10 @@ def learn_all(config: ContinualConfig, tasks: tuple["Task", ...], rules: "Rules"
         )
     found = []
     for number, task in enumerate(tasks):
-        found.append(Learner(config, tasks[: number + 1], student, rules).learn())
+        learner = Learner(config, tasks[: number + 1], student, rules)
+        if number == 0:
+            learner.survey(tasks)
+        found.append(learner.learn())
         student = config.output_dir / task.name
     return {"checkpoints": found, "path": str(student)}
 

@@ -5,6 +5,7 @@ The checkpoint comes first and the buffer after it, so that a run that was kille
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from train import diffusion, logbook, updates
 from train.cache import vocabulary_hash, weights_hash
 from train.drawing import sampler
 from train.folders import load_pipeline, save_pipeline, with_unet
-from train.lessons import Lesson, Task, joined
+from train.lessons import Lesson, Task, different, joined
 from train.loop import fit, is_main, pick_device, processes
 from train.recall import Recall, pool_seconds
 from train.replay import Buffer, new_about
@@ -30,6 +31,7 @@ from train.rules import Rules
 from train.sequences import ContinualConfig
 from train.trainer import History
 
+RECIPE = "continual"
 SETTINGS = ("replay", "weights", "update", "rank", "joint", "toned_share", "loop")
 
 
@@ -57,11 +59,20 @@ class Learner:
         self.networks = Networks.of(self.pipeline)
         self.folder, self.state = config.output_dir / self.task.name, config.run_dir / self.task.name
 
+    def survey(self, tasks: Sequence[Task]) -> None:
+        """Look at the data of this task and those that follow it. Raises what `lesson` does, UsageError for a repetition."""
+        buffer, info = self.buffer(), self.before.info
+        known = info.config.get("data", []) if info is not None and info.recipe == RECIPE else []
+        learned = dict(zip(reversed(known), reversed(self.learned), strict=False))
+        different([self.lesson(task) for task in tasks], {} if buffer is None else buffer.pictures, learned)
+
+    def lesson(self, task: Task) -> Lesson:
+        return Lesson.of(task, self.config.pictures, self.pipeline, self.config.toned_share)
+
     def learn(self) -> dict[str, Any]:
         """Do what is not done yet. Raises UsageError where buffer or checkpoint belong to other settings."""
         buffer = self.buffer()
-        tasks = self.tasks if self.config.joint else (self.task,)
-        lessons = [Lesson.of(t, self.config.pictures, self.pipeline, self.config.toned_share) for t in tasks]
+        lessons = [self.lesson(task) for task in (self.tasks if self.config.joint else (self.task,))]
         settings = self.settings(lessons)
         if self.folder.exists():
             info = Checkpoint.open(self.folder).info
@@ -160,7 +171,7 @@ class Learner:
         """A student like the one before, that says which tensors are others."""
         info = CheckpointInfo(
             format=1,
-            recipe="continual",
+            recipe=RECIPE,
             config=settings,
             teacher=self.before.id,
             data=hashlib.sha256(canonical(settings["data"])).hexdigest(),

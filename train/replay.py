@@ -79,6 +79,15 @@ class Buffer:
             found.update(np.ascontiguousarray(self.contents.columns[name]).tobytes())
         return found.hexdigest()
 
+    @property
+    def pictures(self) -> dict[str, list[str]]:
+        """SHA-256 of what is kept of each task."""
+        found: dict[str, list[str]] = {name: [] for name in self.about.tasks}
+        columns = self.contents.columns
+        for picture, task in zip(hexadecimal(columns["pictures"]), columns["task"].tolist(), strict=True):
+            found[self.about.tasks[task]].append(picture)
+        return found
+
     def require(self, vae: str, vocabulary: str) -> None:
         """UsageError where a student has another autoencoder or tokenizer."""
         for what, seen, wanted in (

@@ -204,6 +204,7 @@ def test_tasks_that_cannot_be_meant(message: str, config: ContinualConfig, tmp_p
     with pytest.raises(UsageError, match=message):
         chosen = replace(config, tasks=tmp_path / "tasks.toml", loop=replace(config.loop, steps=1))
         continual(chosen)
+    assert not config.output_dir.exists() and not config.run_dir.exists(), "before the first task"
 
 
 def test_what_cannot_be_learned(config: ContinualConfig, learned: ContinualConfig, tmp_path: Path) -> None:
