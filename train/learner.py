@@ -21,7 +21,7 @@ from kdc_edge.schema import canonical
 from train import diffusion, logbook, updates
 from train.cache import vocabulary_hash, weights_hash
 from train.drawing import sampler
-from train.folders import load_pipeline, save_pipeline, with_unet
+from train.folders import as_stored, load_pipeline, save_pipeline, with_unet
 from train.lessons import Lesson, Task, different, joined
 from train.loop import fit, is_main, pick_device, processes
 from train.recall import Recall, pool_seconds
@@ -55,7 +55,7 @@ class Learner:
         self.config, self.tasks, self.task, self.rules = config, tasks, tasks[-1], rules
         self.before = Checkpoint.open(student)
         self.learned = () if self.before.info is None else self.before.info.tasks
-        self.pipeline = load_pipeline(str(student))
+        self.pipeline = as_stored(load_pipeline(str(student)))
         self.networks = Networks.of(self.pipeline)
         self.folder, self.state = config.output_dir / self.task.name, config.run_dir / self.task.name
 
@@ -208,7 +208,7 @@ class Learner:
         path = self.config.teacher
         if path is None:
             return None
-        found = load_pipeline(str(path))
+        found = as_stored(load_pipeline(str(path)))
         if Networks.of(found) != self.networks:
             raise UsageError(f"--teacher {path}: its autoencoder, tokenizer or text encoder is not the student's")
         teacher: UNet2DConditionModel = found.unet.to(pick_device())

@@ -268,6 +268,22 @@ def test_a_buffer_of_other_networks_is_refused_and_unharmed(
     assert Buffer.open(learned.buffer).digest() == before
 
 
+def test_a_student_in_float32_goes_on_with_its_buffer(config: ContinualConfig, tmp_path: Path) -> None:
+    """Its autoencoder and text encoder are rounded before anything is made of them, not when they are saved."""
+    pipeline = load_pipeline(str(config.model))
+    frozen = (pipeline.vae, pipeline.text_encoder)
+    for parameter in (parameter for module in frozen for parameter in module.parameters()):
+        parameter.data *= 1 + 1e-4
+    pipeline.save_pretrained(tmp_path / "float32")
+    pictures = replace(config.pictures, cache_dir=tmp_path / "cache")
+    config = replace(config, model=tmp_path / "float32", pictures=pictures, loop=replace(config.loop, steps=1))
+    continual(replace(config, teacher=tmp_path / "float32"))
+    assert read(config.buffer).about.tasks == ("smileys", "animals")
+    saved = load_pipeline(str(config.output_dir / "animals"))
+    assert read(config.buffer).about.vae == learner.Networks.of(saved).vae
+    assert len(list(config.pictures.cache_dir.glob("*/pictures.json"))) == 1, "the same latents for both tasks"
+
+
 def test_a_few_step_student_is_not_taught(learned: ContinualConfig, tmp_path: Path) -> None:
     shutil.copytree(learned.model, tmp_path / "few")
     write_json(
