@@ -1,5 +1,6 @@
 """The replay buffer in training: it takes in a task, keeps within its bytes what a policy prefers, and is drawn from.
 
+What a file holds stays there: training reads rows as it draws them, and only taking in a task has all in memory.
 Captions cost little and are kept longer than latents: what was taught and has no latent left can still be asked of the
 student itself (`train.recall`). The file is replaced whole, so that a kill or a full disk leaves the one before.
 """
@@ -76,7 +77,7 @@ class Buffer:
         """SHA-256 over everything in it."""
         found = hashlib.sha256(schema.canonical(asdict(self.about)))
         for name in sorted(self.contents.columns):
-            found.update(np.ascontiguousarray(self.contents.columns[name]).tobytes())
+            found.update(np.ascontiguousarray(self.contents.columns[name]).reshape(-1).view(np.uint8))  # no copy
         return found.hexdigest()
 
     @property

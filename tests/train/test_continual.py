@@ -4,10 +4,12 @@ import hashlib
 import json
 import shutil
 import sys
+import tracemalloc
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -24,6 +26,7 @@ from train.continual import continual
 from train.folders import load_pipeline, save_pipeline
 from train.lessons import Lesson, Task, joined
 from train.replay import Buffer
+from train.retention import Retention
 from train.sequences import ContinualConfig, RetentionWeights
 from train.trainer import Trainer
 
@@ -266,6 +269,28 @@ def test_a_buffer_of_other_networks_is_refused_and_unharmed(
     with pytest.raises(UsageError, match=f"was built with the {part} "):
         continual(replace(config, buffer=learned.buffer))
     assert Buffer.open(learned.buffer).digest() == before
+
+
+def test_stored_rows_stay_on_disk(config: ContinualConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read as they are drawn, and a digest of all makes no copy of them."""
+    seen = []
+    build = learner.continual_loss
+
+    def watched(new: object, retention: Retention | None, *rows: int) -> object:
+        if retention is not None:
+            seen.append(retention.stored.latents.mean)
+        return build(new, retention, *rows)
+
+    monkeypatch.setattr(learner, "continual_loss", watched)
+    continual(replace(config, loop=replace(config.loop, steps=1)))
+    (rows,) = seen
+    assert isinstance(rows.values, np.memmap) and not rows.values.flags.owndata
+    held = Buffer.open(config.buffer)
+    tracemalloc.start()
+    held.digest()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < held.contents.columns["latents"].nbytes
 
 
 def test_a_student_in_float32_goes_on_with_its_buffer(config: ContinualConfig, tmp_path: Path) -> None:
