@@ -1,18 +1,22 @@
 """A reduced comparison: two tasks, two methods and training from scratch, networks of a few thousand parameters."""
 
 import re
+import shutil
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from kdc_edge.errors import UsageError
 from kdc_edge.files import read_json
 from train.appraisal import Examiner
 from train.comparison import comparison
+from train.folders import load_pipeline
 from train.recipes import LoopConfig, PicturesConfig, UNetConfig
 from train.replay import HEADER, RECORD, item_bytes, new_about
 from train.rules import rules_of
@@ -117,6 +121,37 @@ def test_two_workers_find_what_one_does(config: ComparisonConfig, first: dict, t
     for method in two:
         assert two[method]["top1"] == one[method]["top1"]
         assert np.allclose(two[method]["kid"], one[method]["kid"], rtol=1e-3)
+
+
+def test_an_exam_is_read_back_for_the_same_model_and_way_alone(
+    config: ComparisonConfig, trial: Trial, tmp_path: Path
+) -> None:
+    """Another model under the name, another judge, more prompts, more steps or other pictures are judged anew."""
+
+    def stamp() -> int:
+        return result.stat().st_mtime_ns
+
+    def examiner(**other: Any) -> Examiner:
+        way = {"tasks": trial.pictures, "judge": config.judge, "prompts": 2, "steps": 1, "strip": 1} | other
+        return Examiner(**way)
+
+    model, result = shutil.copytree(config.model, tmp_path / "model"), tmp_path / "exam.json"
+    found, first = examiner().examine(model, result), stamp()
+    assert examiner().examine(model, result) == found and stamp() == first
+    judge = shutil.copytree(config.judge, tmp_path / "judge")
+    weights = load_file(judge / "model.safetensors")
+    save_file({name: -value for name, value in weights.items()}, judge / "model.safetensors", {"format": "pt"})
+    fewer = {name: pictures.select_index(np.arange(5)) for name, pictures in trial.pictures.items()}
+    for other in ({"judge": str(judge)}, {"prompts": 3}, {"steps": 2}, {"tasks": fewer}):
+        before = stamp()
+        examiner(**other).examine(model, result)
+        assert stamp() > before, f"judged anew with another {next(iter(other))}"
+    again = examiner().examine(model, result)
+    assert again == found
+    unet = load_pipeline(str(model)).unet
+    unet.conv_out.bias.data += 1
+    unet.half().save_pretrained(model / "unet")
+    assert examiner().examine(model, result)["model"] != found["model"]
 
 
 @pytest.mark.parametrize(
