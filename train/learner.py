@@ -25,6 +25,7 @@ from train.folders import as_stored, load_pipeline, save_pipeline, with_unet
 from train.lessons import Lesson, Task, different, joined
 from train.loop import fit, is_main, pick_device, processes
 from train.recall import Recall, pool_seconds
+from train.recipes import PicturesConfig
 from train.replay import Buffer, new_about
 from train.retention import Retention, continual_loss, replayed_rows
 from train.rules import Rules
@@ -33,6 +34,8 @@ from train.trainer import History
 
 RECIPE = "continual"
 SETTINGS = ("replay", "weights", "update", "rank", "joint", "toned_share", "loop")
+
+READING, USUALLY = ("flips", "cache_dtype"), PicturesConfig()
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,10 @@ class Learner:
             "data": [lesson.digest for lesson in lessons],
             "teacher": None if teacher is None else Checkpoint.open(teacher).id,
             "buffer": None,
+        }
+        # how pictures are read, where it is not as usual
+        found |= {
+            name: said for name in READING if (said := getattr(self.config.pictures, name)) != getattr(USUALLY, name)
         }
         if self.rules.limit:
             found["replay"] |= self.rules.flags

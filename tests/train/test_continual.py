@@ -21,10 +21,9 @@ from kdc_edge.replay import hexadecimal, read
 from tests import tiny
 from tests.train.sequences import TASKS, within
 from tests.train.test_student import SD1
-from train import learner, lessons, updates
+from train import learner, updates
 from train.continual import continual
 from train.folders import load_pipeline, save_pipeline
-from train.lessons import Lesson, Task, joined
 from train.replay import Buffer
 from train.retention import Retention
 from train.sequences import ContinualConfig, RetentionWeights
@@ -293,6 +292,24 @@ def test_stored_rows_stay_on_disk(config: ContinualConfig, monkeypatch: pytest.M
     assert peak < held.contents.columns["latents"].nbytes
 
 
+@pytest.mark.parametrize("reading", [{"flips": True}, {"cache_dtype": "fp32"}])
+def test_pictures_read_in_another_way_are_another_run(reading: dict, config: ContinualConfig, tmp_path: Path) -> None:
+    """With mirrored pictures the buffer has the same latents as without, and is replayed as it is."""
+    config = replace(config, loop=replace(config.loop, steps=1))
+    other = within(replace(config, pictures=replace(config.pictures, **reading)), tmp_path / "other")
+    continual(config)
+    continual(other)
+    latents = [read(c.buffer).columns["latents"].astype(int) for c in (config, other)]
+    assert abs(latents[0] - latents[1]).max() <= 1
+    mixed = within(config, tmp_path / "other")
+    with pytest.raises(UsageError, match="out/smileys was made with other settings"):
+        continual(mixed)
+    shutil.rmtree(mixed.output_dir)
+    shutil.rmtree(mixed.buffer)
+    with pytest.raises(UsageError, match="state/smileys holds a run with other settings"):
+        continual(mixed)
+
+
 def test_a_student_in_float32_goes_on_with_its_buffer(config: ContinualConfig, tmp_path: Path) -> None:
     """Its autoencoder and text encoder are rounded before anything is made of them, not when they are saved."""
     pipeline = load_pipeline(str(config.model))
@@ -318,31 +335,6 @@ def test_a_few_step_student_is_not_taught(learned: ContinualConfig, tmp_path: Pa
     assert Checkpoint.open(tmp_path / "few").info.sampling == Sampling(4, 1.0)
     with pytest.raises(UsageError, match="distilled to 4 steps"):
         continual(replace(within(learned, tmp_path), model=tmp_path / "few"))
-
-
-def test_several_tasks_are_drawn_as_one(sequence: ContinualConfig) -> None:
-    pipeline = load_pipeline(str(sequence.model))
-    tasks = lessons.read(sequence.tasks)
-    found = [Lesson.of(task, sequence.pictures, pipeline, 0.2) for task in tasks]
-    both = joined(found)
-    assert both.weights.shape == (36,) and both.weights.sum().item() == pytest.approx(12)
-    index = torch.tensor([int(found[0].rows[0]), 18 + int(found[1].rows[2])])
-    wanted = [found[0].source.latents.mean[index[:1]], found[1].source.latents.mean[index[1:] - 18]]
-    assert torch.equal(both.latents.mean[index], torch.cat(wanted))
-    numbers = both.numbers[both.choice.starts[index]]
-    captions = [found[0].source.text[found[0].source.numbers[found[0].source.choice.starts[index[:1]]]],
-                found[1].source.text[found[1].source.numbers[found[1].source.choice.starts[index[1:] - 18]]]]  # fmt: skip
-    assert torch.equal(both.text[numbers], torch.cat(captions))
-
-
-def test_a_task_weighs_as_many_pictures_as_are_drawn_alike(few: Path, sequence: ContinualConfig) -> None:
-    """Those with a skin tone have a fixed share of its draws."""
-    pictures = replace(sequence.pictures, data=str(few))
-    lesson = Lesson.of(Task("all", None, {}), pictures, load_pipeline(str(sequence.model)), 0.2)
-    toned = torch.tensor([bool(row["tone"]) for row in lesson.table.rows])
-    weights = lesson.source.weights
-    assert (weights[toned].sum() / weights.sum()).item() == pytest.approx(0.2)
-    assert weights.sum().item() == pytest.approx(1 / (0.8**2 / (~toned).sum() + 0.2**2 / toned.sum()).item())
 
 
 @pytest.mark.gpu

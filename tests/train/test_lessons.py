@@ -1,4 +1,4 @@
-"""All tasks are looked at before the first is learned: data that are not there, and the same task in other words."""
+"""Tasks as draws; all are looked at before the first is learned: data that are not there, the same task in other words."""
 
 import json
 import shutil
@@ -6,10 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from kdc_edge.errors import BundleError, UsageError
 from tests.train.sequences import within
+from train import lessons
 from train.continual import continual
+from train.folders import load_pipeline
+from train.lessons import Lesson, Task, joined
 from train.sequences import ContinualConfig
 
 SMILEYS = """
@@ -95,3 +99,28 @@ def test_some_of_the_same_pictures_are_another_task(sequence: ContinualConfig, t
     continual(config)
     continual(config)  # and a sequence that is done is not its own repetition
     assert (config.output_dir / "all").exists()
+
+
+def test_several_tasks_are_drawn_as_one(sequence: ContinualConfig) -> None:
+    pipeline = load_pipeline(str(sequence.model))
+    tasks = lessons.read(sequence.tasks)
+    found = [Lesson.of(task, sequence.pictures, pipeline, 0.2) for task in tasks]
+    both = joined(found)
+    assert both.weights.shape == (36,) and both.weights.sum().item() == pytest.approx(12)
+    index = torch.tensor([int(found[0].rows[0]), 18 + int(found[1].rows[2])])
+    wanted = [found[0].source.latents.mean[index[:1]], found[1].source.latents.mean[index[1:] - 18]]
+    assert torch.equal(both.latents.mean[index], torch.cat(wanted))
+    numbers = both.numbers[both.choice.starts[index]]
+    captions = [found[0].source.text[found[0].source.numbers[found[0].source.choice.starts[index[:1]]]],
+                found[1].source.text[found[1].source.numbers[found[1].source.choice.starts[index[1:] - 18]]]]  # fmt: skip
+    assert torch.equal(both.text[numbers], torch.cat(captions))
+
+
+def test_a_task_weighs_as_many_pictures_as_are_drawn_alike(few: Path, sequence: ContinualConfig) -> None:
+    """Those with a skin tone have a fixed share of its draws."""
+    pictures = replace(sequence.pictures, data=str(few))
+    lesson = Lesson.of(Task("all", None, {}), pictures, load_pipeline(str(sequence.model)), 0.2)
+    toned = torch.tensor([bool(row["tone"]) for row in lesson.table.rows])
+    weights = lesson.source.weights
+    assert (weights[toned].sum() / weights.sum()).item() == pytest.approx(0.2)
+    assert weights.sum().item() == pytest.approx(1 / (0.8**2 / (~toned).sum() + 0.2**2 / toned.sum()).item())
