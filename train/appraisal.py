@@ -5,7 +5,6 @@ Any checkpoint or bundle, by the project's own samplers; what was measured of th
 
 # N pictures drawn of a task, M candidates, D feature dimensions
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch.nn.functional import normalize
 
 from kdc_edge.drawing import How, draw
@@ -115,13 +113,3 @@ def drawn(subject: Subject, prompts: Sequence[str], steps: int) -> NDArray[np.ui
         part = prompts[start : start + subject.batch]
         images += draw(subject.pipeline, part, range(start, start + len(part)), how)
     return np.stack([np.asarray(image) for image in images])
-
-
-def webp_bytes(tasks: Sequence[Pictures]) -> float:
-    """Of one picture as lossless WebP, on average."""
-    sizes = []
-    for picture in (picture for pictures in tasks for picture in pictures.pixels):
-        encoded = io.BytesIO()
-        Image.fromarray(picture).save(encoded, "WEBP", lossless=True, quality=100, method=6)
-        sizes.append(encoded.tell())
-    return float(np.mean(sizes))

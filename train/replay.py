@@ -230,7 +230,7 @@ def caption_bytes(text: str) -> int:
     return len(schema.canonical(schema.canonical(text).decode())) + 1 + 4
 
 
-def _fixed(about: About) -> int:
+def fixed_bytes(about: About) -> int:
     return HEADER + sum(caption_bytes(name) for name in about.tasks)
 
 
@@ -239,7 +239,7 @@ def _renumbered(column: NDArray, names: Sequence[str], places: dict[str, int]) -
 
 
 def _require_room(about: About) -> None:
-    least = _fixed(about) + (64 if about.store == "captions" else item_bytes(about) + 64)
+    least = fixed_bytes(about) + (64 if about.store == "captions" else item_bytes(about) + 64)
     if about.limit < least:
         raise UsageError(f"--replay-memory is {about.limit:,} bytes, with one item it takes {least:,}; give more")
 
@@ -261,7 +261,7 @@ def _choice(
 
     Items by priority, with their captions, as long as either fits; then other captions by chance, up to their share.
     """
-    room = about.limit - _fixed(about)
+    room = about.limit - fixed_bytes(about)
     costs = np.array([caption_bytes(text) for text in about.captions], np.int64)
     share = min(room if about.store == "captions" else int(CAPTIONS * room), int(costs.sum()))
     places = (room - share) // item_bytes(about)

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from concurrent.futures import as_completed
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
 from kdc_edge.checkpoint import Checkpoint, CheckpointInfo
@@ -15,17 +16,19 @@ from kdc_edge.errors import GateError, UsageError
 from kdc_edge.files import read_json, replace_file, write_json
 from kdc_edge.machine import cores
 from kdc_edge.process import processes
+from kdc_edge.replay import About
 from kdc_edge.spec import pipeline_spec
 from kdc_edge.stages import run_stage
 from train import diffusion
-from train.appraisal import Examiner, webp_bytes
+from train.appraisal import Examiner
 from train.continual import teach
 from train.data import Pictures, load
-from train.folders import load_pipeline, save_pipeline, with_unet
+from train.folders import as_stored, load_pipeline, save_pipeline, with_unet
 from train.learner import Learner
-from train.lessons import Task, matching, read
+from train.lessons import Lesson, Task, matching, read
+from train.pixels import room, webp_bytes
 from train.quiet import quiet
-from train.replay import CAPTIONS, HEADER, RECORD, caption_bytes
+from train.replay import new_about
 from train.rules import Rules, decided, parse_bytes
 from train.sequences import ComparisonConfig, ContinualConfig, ReplayConfig
 from train.trainer import seeded
@@ -188,16 +191,23 @@ class Trial:
         }
 
     def _room_for_pixels(self, memory: int) -> int:
-        """Bytes in which fp16 latents are as many items as there is room for lossless WebP in `memory`.
+        """Bytes in which fp16 latents are as many items as there is room for lossless WebP in `memory`."""
+        config, pipeline = self.config, as_stored(load_pipeline(str(self.config.model)))
+        lessons = [Lesson.of(task, config.pictures, pipeline, 0.0) for task in self.tasks]
+        return room(self._pixel_buffer(pipeline), [lesson.offer() for lesson in lessons], self.webp_sizes, memory)
 
-        The autoencoder is frozen and the pictures are whole: to train on their latents is to train on them.
-        """
-        every = list(self.pictures.values())
-        texts = [group[0] for pictures in every for group in pictures.captions]
-        captions = min(CAPTIONS * memory, sum(map(caption_bytes, texts)))
-        items = (memory - HEADER - captions) / (webp_bytes(every) + RECORD)
-        unet = Checkpoint.open(self.config.model).config("unet")
-        return round(HEADER + captions + items * (2 * unet["in_channels"] * unet["sample_size"] ** 2 + RECORD))
+    @cached_property
+    def webp_sizes(self) -> dict[str, int]:
+        """Bytes of each picture, by SHA-256 of its file."""
+        every = [zip(group.pixels, group.rows, strict=True) for group in self.pictures.values()]
+        return {row["sha256"]: webp_bytes(pixels) for pictures in every for pixels, row in pictures}
+
+    def _pixel_buffer(self, pipeline: StableDiffusionPipeline) -> About:
+        """As the learner begins one."""
+        policy, unet = decided(self.config.replay).policy, pipeline.unet.config
+        shape = (unet.in_channels, unet.sample_size, unet.sample_size)
+        chosen = {"limit": 0, "policy": policy, "store": "fp16", "seed": self.config.loop.seed}
+        return new_about("", "", shape, (self.base.name,), **chosen)
 
 
 def in_worker(config: ComparisonConfig, workers: int, name: str) -> dict[str, Any]:

@@ -14,11 +14,13 @@ from safetensors.torch import load_file, save_file
 
 from kdc_edge.errors import UsageError
 from kdc_edge.files import read_json
+from kdc_edge.replay import hexadecimal
 from train.appraisal import Examiner
 from train.comparison import comparison
-from train.folders import load_pipeline
+from train.folders import as_stored, load_pipeline
+from train.lessons import Lesson
 from train.recipes import LoopConfig, PicturesConfig, UNetConfig
-from train.replay import HEADER, RECORD, item_bytes, new_about
+from train.replay import HEADER, RECORD, Buffer, caption_bytes, item_bytes, new_about
 from train.rules import rules_of
 from train.sequences import METHODS, ComparisonConfig, ReplayConfig
 from train.trial import Trial
@@ -204,6 +206,30 @@ def test_bundles_are_not_calibrated_on_what_is_judged(trial: Trial) -> None:
     assert not asked & set(examiner.others(100))
     every = Examiner(trial.pictures, trial.config.judge, prompts=6, steps=2, strip=1)
     assert every.others(100) == every.captions, "where all are judged there are no others"
+
+
+def test_pixel_replay_has_the_bytes_of_latent_replay(trial: Trial) -> None:
+    """The pictures that are kept after each task fit as WebP, with their captions; of one more, some task's would not."""
+    memory, pipeline = 20_000, as_stored(load_pipeline(str(trial.config.model)))
+    offers = [Lesson.of(task, trial.config.pictures, pipeline, 0.0).offer() for task in trial.tasks]
+    begun, sizes = trial._pixel_buffer(pipeline), trial.webp_sizes
+    rows = [row for pictures in trial.pictures.values() for row in pictures.rows]
+    assert list(sizes) == [row["sha256"] for row in rows] and min(sizes.values()) > 500
+
+    def largest(limit: int) -> int:
+        buffer, found = Buffer.empty(replace(begun, limit=limit)), []
+        for offer in offers:
+            buffer = buffer.take(offer)
+            pictures = hexadecimal(buffer.contents.columns["pictures"])
+            texts = sum(caption_bytes(text) for text in (*buffer.about.captions, *buffer.about.tasks))
+            found.append(HEADER + texts + sum(sizes[picture] + RECORD for picture in pictures))
+        return max(found)
+
+    limit = trial._room_for_pixels(memory)
+    assert largest(limit) <= memory < largest(limit + item_bytes(begun))
+    assert trial._method("pixel-replay").replay.store == begun.store == "fp16"
+    with pytest.raises(UsageError, match="there is no picture as lossless WebP"):
+        trial._room_for_pixels(3000)
 
 
 def test_pixels_get_the_room_their_webp_takes(trial: Trial) -> None:
