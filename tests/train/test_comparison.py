@@ -1,7 +1,13 @@
 """A reduced comparison: two tasks, two methods and training from scratch, networks of a few thousand parameters."""
 
+import os
+import pickle
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -12,9 +18,11 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from kdc_edge.bundle import Bundle
 from kdc_edge.errors import UsageError
 from kdc_edge.files import read_json
 from kdc_edge.replay import hexadecimal
+from tests.train.test_loop import ROOT
 from train.appraisal import Examiner
 from train.comparison import comparison
 from train.folders import as_stored, load_pipeline
@@ -154,6 +162,50 @@ def test_an_exam_is_read_back_for_the_same_model_and_way_alone(
     unet.conv_out.bias.data += 1
     unet.half().save_pretrained(model / "unet")
     assert examiner().examine(model, result)["model"] != found["model"]
+
+
+KILLED = "import pickle, sys; from train.comparison import comparison; comparison(pickle.load(sys.stdin.buffer))"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reached", ["replay/checkpoints/animals", "exams/naive-food.json"])
+def test_a_comparison_that_was_killed_ends_as_if_it_had_not_been(
+    reached: str, config: ComparisonConfig, first: dict, tmp_path: Path
+) -> None:
+    """By SIGKILL, between the tasks of a method or between methods; but for what it took."""
+    config = replace(config, output_dir=tmp_path)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", KILLED], stdin=subprocess.PIPE, env=env, cwd=ROOT)
+    assert process.stdin is not None
+    process.stdin.write(pickle.dumps(config))
+    process.stdin.close()
+    while not (tmp_path / "seed-0" / reached).exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "results.json").exists()
+    comparison(config)
+    folders = (tmp_path, Path(first["page"]).parent)
+    killed, unbroken = (read_json(folder / "seed-0" / "result.json") for folder in folders)
+    assert [{**scores, "seconds": 0} for scores in killed.values()] == [{**s, "seconds": 0} for s in unbroken.values()]
+    assert killed.keys() == unbroken.keys()
+
+
+@pytest.mark.slow
+def test_int8_bundles_are_judged_beside_their_checkpoints(
+    config: ComparisonConfig, first: dict, tmp_path: Path
+) -> None:
+    """Replay's checkpoints as bundles of their own, drawn by onnxruntime, in the same matrix and with an aim of their own."""
+    found = comparison(replace(config, output_dir=tmp_path, methods=("replay",), scratch=False, int8=True))
+    scores = read_json(tmp_path / "seed-0" / "result.json")
+    assert set(scores) == {"replay", "replay-int8"} and scores["replay-int8"]["top1"][0] == scores["replay"]["top1"][0]
+    assert np.shape(scores["replay-int8"]["kid"]) == (3, 2) and scores["replay-int8"]["kid"] != scores["replay"]["kid"]
+    assert found["aims"][5]["value"] is not None
+    for task in ("animals", "food"):
+        bundle = Bundle.open(tmp_path / "seed-0" / "int8" / task)
+        assert bundle.manifest.precision == "int8"
+        assert read_json(tmp_path / "seed-0" / "exams" / f"replay-int8-{task}.json")["model"] == bundle.id
 
 
 @pytest.mark.parametrize(
