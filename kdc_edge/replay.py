@@ -51,7 +51,7 @@ class About:
 
 @dataclass(frozen=True)
 class Contents:
-    """A buffer's columns; those of a file memory-mapped, with its size."""
+    """A buffer's columns; those of a file with its size, the latents memory-mapped."""
 
     about: About
     columns: dict[str, NDArray[Any]]
@@ -72,7 +72,8 @@ def read(folder: Path) -> Contents:
         raise BundleError(f"{path}: no such file; a replay buffer is a folder that train.continual wrote")
     try:
         file = Opened.of(path)
-        columns = {name: file.tensor(name) for name in file.header}
+        columns = {name: np.array(file.tensor(name)) for name in file.header if name != "latents"}
+        columns["latents"] = file.tensor("latents")
         data = json.loads(file.metadata.get("about", ""))
     except (BundleError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BundleError(f"{path}: damaged, not a replay buffer ({error}); {AGAIN}") from error
