@@ -7,9 +7,10 @@ and refuses pickles. The tensors themselves are for those who have torch.
 import functools
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ CONFIGS = {
 WEIGHTED = ("unet", "vae", "text_encoder")
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 OUTSIDE = ("README.md", "kdc.json")  # in a checkpoint, and not of its identity
-DTYPES = {"F16": np.float16, "F32": np.float32, "I8": np.int8}
+DTYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I8": np.int8, "I32": np.int32, "U8": np.uint8}
 HEADER_LIMIT = 100_000_000  # bytes, as the safetensors library has it
 AGAIN = "fetch the checkpoint again"
 
@@ -124,31 +125,56 @@ def weight_files(folder: Path) -> list[Path]:
 
 def read_header(path: Path) -> dict[str, Any]:
     """The tensors a safetensors file declares, after holding them against its size; BundleError if it is damaged."""
-    size = path.stat().st_size
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, HEADER_LIMIT):
-            raise BundleError(f"{path}: {size} bytes, too short for a safetensors header of {length}; {AGAIN}")
-        try:
-            header = json.loads(file.read(length))
-            tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            raise BundleError(f"{path}: not a safetensors file: {error}; {AGAIN}") from None
+        header, _ = _header(file, path)
+    return {name: entry for name, entry in header.items() if name != "__metadata__"}
+
+
+def _header(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
+    """Of a safetensors file that was just opened: its whole header, and where tensors start."""
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > min(size - 8, HEADER_LIMIT):
+        raise BundleError(f"{path}: {size} bytes, too short for a safetensors header of {length}; {AGAIN}")
+    try:
+        header = json.loads(file.read(length))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        end = max(ends, default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise BundleError(f"{path}: not a safetensors file: {error}; {AGAIN}") from None
     if size != 8 + length + end:
         raise BundleError(f"{path}: {size} bytes, its header says {8 + length + end}; {AGAIN}")
-    return tensors
+    return header, 8 + length
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A safetensors file that was opened once: a writer that replaces it afterwards changes nothing here."""
+
+    header: dict[str, Any]
+    metadata: dict[str, str]
+    start: int
+    data: NDArray[np.uint8]
+    """The file's bytes, memory-mapped."""
+
+    @classmethod
+    def of(cls, path: Path) -> "Opened":
+        """Raises BundleError for a damaged one."""
+        with path.open("rb") as file:
+            header, start = _header(file, path)
+            metadata = header.pop("__metadata__", {})
+            return cls(header, metadata, start, np.memmap(file, np.uint8, "r"))
+
+    def tensor(self, name: str) -> NDArray[Any]:
+        """Memory-mapped: reading some of its rows touches no others. Raises KeyError, and ValueError for another size."""
+        entry = self.header[name]
+        first, last = (self.start + offset for offset in entry["data_offsets"])
+        return self.data[first:last].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
 
 
 def mapped(path: Path, name: str) -> NDArray[Any]:
-    """One tensor of a safetensors file, memory-mapped: reading some of its rows touches no others."""
-    entry = read_header(path)[name]
-    dtype, shape = np.dtype(DTYPES[entry["dtype"]]), tuple(entry["shape"])
-    if 0 in shape:  # which no system maps
-        return np.zeros(shape, dtype)
-    with path.open("rb") as file:
-        start = 8 + int.from_bytes(file.read(8), "little") + entry["data_offsets"][0]
-    return np.memmap(path, dtype, "r", start, shape)
+    """One tensor of a safetensors file, memory-mapped."""
+    return Opened.of(path).tensor(name)
 
 
 def _check_weights(folder: Path) -> None:

@@ -16,10 +16,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from kdc_edge import schema
-from kdc_edge.checkpoint import mapped
+from kdc_edge.checkpoint import Opened
 from kdc_edge.errors import BundleError
 
 FORMAT = 1
@@ -67,22 +66,21 @@ def is_buffer(folder: Path) -> bool:
 
 
 def read(folder: Path) -> Contents:
-    """What is in it. Raises BundleError for a file that is missing, damaged or of another format."""
+    """What is in it, from one opening. Raises BundleError for a file that is missing, damaged or of another format."""
     path = folder / FILE
     if not path.is_file():
         raise BundleError(f"{path}: no such file; a replay buffer is a folder that train.continual wrote")
     try:
-        with safe_open(path, "np") as file:
-            text = (file.metadata() or {}).get("about", "")
-            columns = {name: file.get_tensor(name) for name in file.keys() if name != "latents"}  # noqa: SIM118
-        columns["latents"] = mapped(path, "latents")
-        data = json.loads(text)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        file = Opened.of(path)
+        columns = {name: np.array(file.tensor(name)) for name in file.header if name != "latents"}
+        columns["latents"] = file.tensor("latents")
+        data = json.loads(file.metadata.get("about", ""))
+    except (BundleError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BundleError(f"{path}: damaged, not a replay buffer ({error}); {AGAIN}") from error
     schema.check_format(data, FORMAT, path, if_older=AGAIN)
     about = schema.parse(About, data, path)
     _check(path, about, columns)
-    return Contents(about, columns, path.stat().st_size)
+    return Contents(about, columns, file.data.size)
 
 
 def _check(path: Path, about: About, columns: dict[str, NDArray[Any]]) -> None:

@@ -1,11 +1,10 @@
 """How well a student draws each task: the right picture first by the judge, and KID to the task's real pictures.
 
-Any checkpoint or bundle, by the project's own samplers; what was measured once is read back.
+Any checkpoint or bundle, by the project's own samplers; what was measured of the same model in the same way is read back.
 """
 
 # N pictures drawn of a task, M candidates, D feature dimensions
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch.nn.functional import normalize
 
 from kdc_edge.drawing import How, draw
 from kdc_edge.files import read_json, replacing, write_json
+from kdc_edge.inspection import open_any
 from kdc_edge.prompts import chosen
 from kdc_edge.quality import Quality
 from kdc_edge.runtimes import Options
@@ -48,6 +47,8 @@ class Examiner:
     def __init__(self, tasks: dict[str, Pictures], judge: str, prompts: int, steps: int, strip: int) -> None:
         _, self.extract = judge_images(judge)
         self.steps, self.strip = steps, strip
+        digests = {name: pictures.digest() for name, pictures in tasks.items()}
+        self.way = {"judge": self.extract.hash, "prompts": prompts, "steps": steps, "strip": strip, "pictures": digests}
         self.captions = [group[0] for pictures in tasks.values() for group in pictures.captions]
         pixels = np.concatenate([pictures.pixels for pictures in tasks.values()])
         self.features, self.classes = self.extract(list(pixels)), identical(pixels)
@@ -63,11 +64,16 @@ class Examiner:
         return Exam(name, texts, start + np.array(rows), self.features[start : start + len(pictures)])
 
     def examine(self, model: Path, result: Path) -> dict[str, Any]:
-        """`{"top1": [...], "kid": [...], "count": [...]}` by task, kept in `result`; beside it a strip of pictures."""
-        if result.exists():
-            return read_json(result)
+        """`{"top1": [...], "kid": [...], "count": [...]}` by task, kept in `result`; beside it a strip of pictures.
+
+        Read back where model, judge, pictures, number of prompts and steps are the same, else measured anew.
+        """
+        about = {"model": open_any(model).id, "way": self.way}
+        known = read_json(result) if result.exists() else {}
+        if {name: known.get(name) for name in about} == about:
+            return known
         subject = Subject.open(model, "ort", Options(), Quality(batch=BATCH))
-        found: dict[str, Any] = {"model": subject.id, "top1": [], "kid": [], "count": []}
+        found: dict[str, Any] = {**about, "top1": [], "kid": [], "count": []}
         shown: list[NDArray[np.uint8]] = []
         for exam in self.exams:
             pixels = drawn(subject, exam.prompts, self.steps)
@@ -107,13 +113,3 @@ def drawn(subject: Subject, prompts: Sequence[str], steps: int) -> NDArray[np.ui
         part = prompts[start : start + subject.batch]
         images += draw(subject.pipeline, part, range(start, start + len(part)), how)
     return np.stack([np.asarray(image) for image in images])
-
-
-def webp_bytes(tasks: Sequence[Pictures]) -> float:
-    """Of one picture as lossless WebP, on average."""
-    sizes = []
-    for picture in (picture for pictures in tasks for picture in pictures.pixels):
-        encoded = io.BytesIO()
-        Image.fromarray(picture).save(encoded, "WEBP", lossless=True, quality=100, method=6)
-        sizes.append(encoded.tell())
-    return float(np.mean(sizes))

@@ -20,7 +20,8 @@ def tend(config: BufferConfig) -> dict[str, Any]:
     quiet()
     from kdc_edge.files import locked
     from kdc_edge.replay import read
-    from train.replay import Buffer, parse_bytes
+    from train.replay import Buffer
+    from train.rules import parse_bytes
 
     if not (config.remove or config.remove_captions or config.merge or config.replay_memory):
         raise UsageError("nothing to do: give --remove, --remove-captions, --merge or --replay-memory")
@@ -28,7 +29,7 @@ def tend(config: BufferConfig) -> dict[str, Any]:
     with locked(config.buffer):
         buffer = before = Buffer.open(config.buffer)
         if config.replay_memory is not None:
-            buffer = buffer.under(parse_bytes(config.replay_memory), buffer.about.policy, buffer.about.seed)
+            buffer = buffer.under(parse_bytes(config.replay_memory))
         for other in config.merge:
             buffer = buffer.merge(Buffer.open(other))
         buffer = buffer.remove(config.remove, config.remove_captions)  # the last word: the others may have it, too

@@ -17,40 +17,40 @@ from train.sequences import ContinualConfig
 
 if TYPE_CHECKING:
     from train.lessons import Task
+    from train.rules import Rules
 
 
 def continual(config: ContinualConfig) -> dict[str, Any]:
     """Learn every task that is not learned yet; returns the checkpoints."""
     quiet()
     from train.loop import processes
-    from train.replay import parse_bytes
     from train.retention import replayed_rows
+    from train.rules import remembers
 
     tasks = tasks_of(config)
-    memory = parse_bytes(config.replay.replay_memory)
-    if memory and not config.joint:
+    if remembers(config):
         divided = processes().num_processes * config.loop.accumulate
         replayed_rows(
             config.loop.batch_size, config.replay.replay_share, divided
         )  # now, not when there is much to lose
-    return plan(config, len(tasks), memory) if config.dry_run else teach(config, tasks, memory)
+    return plan(config, len(tasks)) if config.dry_run else teach(config, tasks)
 
 
-def teach(config: ContinualConfig, tasks: tuple["Task", ...], memory: int) -> dict[str, Any]:
+def teach(config: ContinualConfig, tasks: tuple["Task", ...]) -> dict[str, Any]:
     """With the buffer for this run alone; joint training has none. Raises UsageError where another run has it."""
     import contextlib
 
     from kdc_edge.files import locked
     from train.loop import processes
+    from train.rules import remembers, rules_of
 
-    memory = 0 if config.joint else memory
     state, held = processes(), contextlib.nullcontext()
-    if memory and state.is_main_process:
+    if remembers(config) and state.is_main_process:
         config.buffer.mkdir(parents=True, exist_ok=True)
         held = locked(config.buffer)
     with held:
         state.wait_for_everyone()
-        return learn_all(config, tasks, memory)
+        return learn_all(config, tasks, rules_of(config))
 
 
 def tasks_of(config: ContinualConfig) -> tuple["Task", ...]:
@@ -64,7 +64,7 @@ def tasks_of(config: ContinualConfig) -> tuple["Task", ...]:
     return (lessons.Task(Path(config.add).name.split(".")[0], config.add),)
 
 
-def learn_all(config: ContinualConfig, tasks: tuple["Task", ...], memory: int) -> dict[str, Any]:
+def learn_all(config: ContinualConfig, tasks: tuple["Task", ...], rules: "Rules") -> dict[str, Any]:
     """Each from the student that the one before left."""
     from kdc_edge.checkpoint import Checkpoint
     from train.learner import Learner
@@ -80,17 +80,21 @@ def learn_all(config: ContinualConfig, tasks: tuple["Task", ...], memory: int) -
         )
     found = []
     for number, task in enumerate(tasks):
-        found.append(Learner(config, tasks[: number + 1], student, memory).learn())
+        learner = Learner(config, tasks[: number + 1], student, rules)
+        if number == 0:
+            learner.survey(tasks)
+        found.append(learner.learn())
         student = config.output_dir / task.name
     return {"checkpoints": found, "path": str(student)}
 
 
-def plan(config: ContinualConfig, tasks: int, memory: int) -> dict[str, Any]:
+def plan(config: ContinualConfig, tasks: int) -> dict[str, Any]:
     """Hours and memory of all tasks, at most: as if everything was trained, and the student before asked about every row."""
     from dataclasses import replace
 
     from train.estimate import estimate, macs_per_second, report
     from train.loop import check, processes
+    from train.rules import rules_of
     from train.student import on_meta, unet_config
 
     state = processes()
@@ -98,7 +102,7 @@ def plan(config: ContinualConfig, tasks: int, memory: int) -> dict[str, Any]:
     unet = unet_config(str(config.model), None)
     loop = replace(config.loop, steps=config.loop.steps * tasks)
     found = estimate(on_meta(unet), on_meta(unet), loop, state.num_processes, macs_per_second(state.device))
-    return {"tasks": tasks, "buffer_bytes": memory, **report(found)}
+    return {"tasks": tasks, "buffer_bytes": rules_of(config).limit, **report(found)}
 
 
 def main(argv: list[str] | None = None) -> None:

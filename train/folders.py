@@ -78,6 +78,16 @@ def half(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).to(torch.float16, memory_format=torch.contiguous_format)
 
 
+@torch.no_grad()
+def as_stored(pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
+    """In place: autoencoder and text encoder are rounded to fp16, so that they are what a checkpoint saved from it has."""
+    for module in (pipeline.vae, pipeline.text_encoder):
+        for value in module.state_dict().values():
+            if value.is_floating_point():
+                value.copy_(value.half())
+    return pipeline
+
+
 def load_pipeline(source: str, revision: str | None = None) -> StableDiffusionPipeline:
     """A Stable Diffusion folder (checked first) or hub id, in float32, frozen; safetensors only."""
     if not is_hub_id(source, revision):

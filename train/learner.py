@@ -5,6 +5,7 @@ The checkpoint comes first and the buffer after it, so that a run that was kille
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,21 @@ from kdc_edge.schema import canonical
 from train import diffusion, logbook, updates
 from train.cache import vocabulary_hash, weights_hash
 from train.drawing import sampler
-from train.folders import load_pipeline, save_pipeline, with_unet
-from train.lessons import Lesson, Task, joined
+from train.folders import as_stored, load_pipeline, save_pipeline, with_unet
+from train.lessons import Lesson, Task, different, joined
 from train.loop import fit, is_main, pick_device, processes
 from train.recall import Recall, pool_seconds
+from train.recipes import PicturesConfig
 from train.replay import Buffer, new_about
 from train.retention import Retention, continual_loss, replayed_rows
+from train.rules import Rules
 from train.sequences import ContinualConfig
 from train.trainer import History
 
+RECIPE = "continual"
 SETTINGS = ("replay", "weights", "update", "rank", "joint", "toned_share", "loop")
+
+READING, USUALLY = ("flips", "cache_dtype"), PicturesConfig()
 
 
 @dataclass(frozen=True)
@@ -46,21 +52,30 @@ class Networks:
 
 
 class Learner:
-    """`tasks[-1]` is learned, by `student`, which has learned those before it; `memory` in bytes, 0 for none."""
+    """`tasks[-1]` is learned, by `student`, which has learned those before it; `rules` are its buffer's."""
 
-    def __init__(self, config: ContinualConfig, tasks: tuple[Task, ...], student: Path, memory: int) -> None:
-        self.config, self.tasks, self.task, self.memory = config, tasks, tasks[-1], memory
+    def __init__(self, config: ContinualConfig, tasks: tuple[Task, ...], student: Path, rules: Rules) -> None:
+        self.config, self.tasks, self.task, self.rules = config, tasks, tasks[-1], rules
         self.before = Checkpoint.open(student)
         self.learned = () if self.before.info is None else self.before.info.tasks
-        self.pipeline = load_pipeline(str(student))
+        self.pipeline = as_stored(load_pipeline(str(student)))
         self.networks = Networks.of(self.pipeline)
         self.folder, self.state = config.output_dir / self.task.name, config.run_dir / self.task.name
+
+    def survey(self, tasks: Sequence[Task]) -> None:
+        """Look at the data of this task and those that follow it. Raises what `lesson` does, UsageError for a repetition."""
+        buffer, info = self.buffer(), self.before.info
+        known = info.config.get("data", []) if info is not None and info.recipe == RECIPE else []
+        learned = dict(zip(reversed(known), reversed(self.learned), strict=False))
+        different([self.lesson(task) for task in tasks], {} if buffer is None else buffer.pictures, learned)
+
+    def lesson(self, task: Task) -> Lesson:
+        return Lesson.of(task, self.config.pictures, self.pipeline, self.config.toned_share)
 
     def learn(self) -> dict[str, Any]:
         """Do what is not done yet. Raises UsageError where buffer or checkpoint belong to other settings."""
         buffer = self.buffer()
-        tasks = self.tasks if self.config.joint else (self.task,)
-        lessons = [Lesson.of(t, self.config.pictures, self.pipeline, self.config.toned_share) for t in tasks]
+        lessons = [self.lesson(task) for task in (self.tasks if self.config.joint else (self.task,))]
         settings = self.settings(lessons)
         if self.folder.exists():
             info = Checkpoint.open(self.folder).info
@@ -78,9 +93,8 @@ class Learner:
     def buffer(self) -> Buffer | None:
         """The student's, or a new one. Raises UsageError where it cannot be this student's."""
         config = self.config
-        if not self.memory:
+        if not self.rules.limit:
             return None
-        chosen = {"limit": self.memory, "policy": config.replay.policy, "seed": config.loop.seed}
         if not is_buffer(config.buffer):
             if config.add is not None:
                 raise UsageError(f"{config.buffer}: no replay buffer; --add goes on with one, --tasks begins one")
@@ -90,16 +104,14 @@ class Learner:
                 self.networks.vocabulary,
                 (unet.in_channels, unet.sample_size, unet.sample_size),
                 self.learned,
-                store=config.replay.store,
-                **chosen,
+                seed=config.loop.seed,
+                **asdict(self.rules),
             )
             return Buffer.empty(about)
         buffer = Buffer.open(config.buffer)
         buffer.require(self.networks.vae, self.networks.vocabulary)
-        if buffer.about.store != config.replay.store:
-            raise UsageError(f"{config.buffer} stores {buffer.about.store}; give --store {buffer.about.store}")
         self.require_tasks(buffer.about.tasks)
-        return buffer.under(**chosen)
+        return buffer
 
     def require_tasks(self, held: tuple[str, ...]) -> None:
         """UsageError where a buffer knows other tasks than the student; it may be ahead of one whose tasks are done."""
@@ -120,7 +132,13 @@ class Learner:
             "teacher": None if teacher is None else Checkpoint.open(teacher).id,
             "buffer": None,
         }
-        if not self.memory:
+        # how pictures are read, where it is not as usual
+        found |= {
+            name: said for name in READING if (said := getattr(self.config.pictures, name)) != getattr(USUALLY, name)
+        }
+        if self.rules.limit:
+            found["replay"] |= self.rules.flags
+        else:
             found |= {"replay": None, "weights": None}  # they decide nothing
         return json.loads(json.dumps(found))
 
@@ -160,7 +178,7 @@ class Learner:
         """A student like the one before, that says which tensors are others."""
         info = CheckpointInfo(
             format=1,
-            recipe="continual",
+            recipe=RECIPE,
             config=settings,
             teacher=self.before.id,
             data=hashlib.sha256(canonical(settings["data"])).hexdigest(),
@@ -197,7 +215,7 @@ class Learner:
         path = self.config.teacher
         if path is None:
             return None
-        found = load_pipeline(str(path))
+        found = as_stored(load_pipeline(str(path)))
         if Networks.of(found) != self.networks:
             raise UsageError(f"--teacher {path}: its autoencoder, tokenizer or text encoder is not the student's")
         teacher: UNet2DConditionModel = found.unet.to(pick_device())

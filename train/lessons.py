@@ -10,7 +10,7 @@ where = { group = "Animals & Nature" }        # of any column: groups, classes (
 
 import hashlib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -103,9 +103,12 @@ class Lesson:
 
     def offer(self) -> Offer:
         """For a buffer: of a KL autoencoder the means."""
-        numbers = self.rows.tolist()
-        pictures = [self.table.rows[i]["sha256"] for i in numbers]
-        return Offer(self.task.name, Part(self.source.latents.mean, self.rows), pictures, self.captions)
+        return Offer(self.task.name, Part(self.source.latents.mean, self.rows), self.pictures, self.captions)
+
+    @property
+    def pictures(self) -> list[str]:
+        """SHA-256 of each."""
+        return [self.table.rows[i]["sha256"] for i in self.rows.tolist()]
 
     @property
     def digest(self) -> str:
@@ -117,6 +120,21 @@ class Lesson:
     def captions(self) -> list[str]:
         """The plain ones, of its pictures."""
         return [self.table.captions[i][0] for i in self.rows.tolist()]
+
+
+def different(lessons: Sequence[Lesson], held: Mapping[str, Collection[str]], learned: Mapping[str, str]) -> None:
+    """UsageError for the pictures of another lesson, or of a task learned before, under another name.
+
+    `held` is what a buffer has of each task, all of it or not; `learned` has names by `Lesson.digest`.
+    """
+    seen = {frozenset(pictures): name for name, pictures in held.items()}
+    for lesson in lessons:
+        name, pictures = lesson.task.name, frozenset(lesson.pictures)
+        other = learned.get(lesson.digest) or seen.setdefault(pictures, name)
+        if other != name:
+            raise UsageError(
+                f"the task '{name}' is '{other}' in other words, the same {len(pictures)} pictures; leave one of them out"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The replay buffer in training: it takes in a task, keeps within its bytes what a policy prefers, and is drawn from.
 
+What a file holds stays there: training reads rows as it draws them, and only taking in a task has all in memory.
 Captions cost little and are kept longer than latents: what was taught and has no latent left can still be asked of the
 student itself (`train.recall`). The file is replaced whole, so that a kill or a full disk leaves the one before.
 """
@@ -7,7 +8,6 @@ student itself (`train.recall`). The file is replaced whole, so that a kill or a
 # N items, M captions, C latent channels, h w latent grid
 
 import hashlib
-import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,20 +25,10 @@ from kdc_edge.replay import FILE, FORMAT, About, Contents, hexadecimal, read
 from train.policies import POLICIES, Items, uniform
 from train.rows import Rows
 
-UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 DTYPES = {"int8": np.int8, "fp16": np.float16, "captions": np.int8}
 HEADER = 1536  # bytes, at most, of names and shapes
 RECORD = 4 + 32 + 4 + 4 + 8  # scale, picture, caption, task, priority
 CAPTIONS = 0.25  # of the bytes, at most
-
-
-def parse_bytes(text: str) -> int:
-    """`64MiB`, `100 kB`, `5000` → bytes. Raises UsageError."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
-    unit = UNITS.get((match[2] or "B").upper()) if match else None
-    if match is None or unit is None:
-        raise UsageError(f"'{text}' is no number of bytes; write 64MiB, 500KB or 100000")
-    return round(float(match[1]) * unit)
 
 
 @dataclass(frozen=True)
@@ -87,8 +77,17 @@ class Buffer:
         """SHA-256 over everything in it."""
         found = hashlib.sha256(schema.canonical(asdict(self.about)))
         for name in sorted(self.contents.columns):
-            found.update(np.ascontiguousarray(self.contents.columns[name]).tobytes())
+            found.update(np.ascontiguousarray(self.contents.columns[name]).reshape(-1).view(np.uint8))  # no copy
         return found.hexdigest()
+
+    @property
+    def pictures(self) -> dict[str, list[str]]:
+        """SHA-256 of what is kept of each task."""
+        found: dict[str, list[str]] = {name: [] for name in self.about.tasks}
+        columns = self.contents.columns
+        for picture, task in zip(hexadecimal(columns["pictures"]), columns["task"].tolist(), strict=True):
+            found[self.about.tasks[task]].append(picture)
+        return found
 
     def require(self, vae: str, vocabulary: str) -> None:
         """UsageError where a student has another autoencoder or tokenizer."""
@@ -176,9 +175,9 @@ class Buffer:
         joined = {n: np.concatenate([self.contents.columns[n], columns[n][keep[n]]]) for n in columns}
         return _trimmed(replace(mine, tasks=tasks, captions=captions), joined)
 
-    def under(self, limit: int, policy: str, seed: int) -> "Buffer":
-        """What stays of it under other rules. Raises UsageError for a limit that holds nothing."""
-        about = replace(self.about, limit=limit, policy=policy, seed=seed)
+    def under(self, limit: int) -> "Buffer":
+        """What stays of it in other bytes. Raises UsageError for a limit that holds nothing."""
+        about = replace(self.about, limit=limit)
         _require_room(about)
         return _trimmed(about, self.contents.columns)
 
@@ -231,7 +230,7 @@ def caption_bytes(text: str) -> int:
     return len(schema.canonical(schema.canonical(text).decode())) + 1 + 4
 
 
-def _fixed(about: About) -> int:
+def fixed_bytes(about: About) -> int:
     return HEADER + sum(caption_bytes(name) for name in about.tasks)
 
 
@@ -240,7 +239,7 @@ def _renumbered(column: NDArray, names: Sequence[str], places: dict[str, int]) -
 
 
 def _require_room(about: About) -> None:
-    least = _fixed(about) + (64 if about.store == "captions" else item_bytes(about) + 64)
+    least = fixed_bytes(about) + (64 if about.store == "captions" else item_bytes(about) + 64)
     if about.limit < least:
         raise UsageError(f"--replay-memory is {about.limit:,} bytes, with one item it takes {least:,}; give more")
 
@@ -262,7 +261,7 @@ def _choice(
 
     Items by priority, with their captions, as long as either fits; then other captions by chance, up to their share.
     """
-    room = about.limit - _fixed(about)
+    room = about.limit - fixed_bytes(about)
     costs = np.array([caption_bytes(text) for text in about.captions], np.int64)
     share = min(room if about.store == "captions" else int(CAPTIONS * room), int(costs.sum()))
     places = (room - share) // item_bytes(about)

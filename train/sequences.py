@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from kdc_edge.errors import UsageError
+from kdc_edge.replay import Store
 from train.recipes import LoopConfig, OutputDir, PicturesConfig, UNetConfig
 
 Policy = Literal["reservoir", "class-balanced", "herding", "random"]
@@ -32,14 +33,14 @@ class RetentionWeights:
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """What is remembered, and how it is replayed."""
+    """What is remembered, and how it is replayed; a buffer that is there has rules of its own."""
 
-    replay_memory: str = "64MiB"
-    """Bytes of the buffer, latents and captions together; 0 keeps nothing: naive fine-tuning."""
-    policy: Policy = "reservoir"
-    """What a full buffer keeps."""
-    store: Literal["int8", "fp16", "captions"] = "int8"
-    """Of a latent; int8 has a scale for each item, captions keeps none: the student draws what is replayed itself."""
+    replay_memory: str | None = None
+    """Bytes of a new buffer, latents and captions together, 64MiB if not given; 0 keeps nothing: naive fine-tuning."""
+    policy: Policy | None = None
+    """What a full buffer keeps; reservoir if not given."""
+    store: Store | None = None
+    """Of a latent, int8 if not given: with a scale for each item; captions keeps none, the student draws what is replayed."""
     replay_share: float = 0.5
     """Of every batch, the rows that are replayed: stored pictures and samples, each alike."""
     pool: int = 512
@@ -122,7 +123,7 @@ class ComparisonConfig:
     base_learning_rate: float = 1e-3
     loop: LoopConfig = SHORT
     """Of each task, the same for every method; its seed is the one that is added."""
-    replay: ReplayConfig = ReplayConfig(replay_memory="105KB", pool=768)
+    replay: ReplayConfig = ReplayConfig("105KB", "reservoir", "int8", pool=768)
     weights: RetentionWeights = field(default_factory=RetentionWeights)
     scratch: bool = True
     """Also train from scratch on everything, for the cost of an update."""

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from concurrent.futures import as_completed
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
 from kdc_edge.checkpoint import Checkpoint, CheckpointInfo
@@ -15,18 +16,21 @@ from kdc_edge.errors import GateError, UsageError
 from kdc_edge.files import read_json, replace_file, write_json
 from kdc_edge.machine import cores
 from kdc_edge.process import processes
+from kdc_edge.replay import About
 from kdc_edge.spec import pipeline_spec
 from kdc_edge.stages import run_stage
 from train import diffusion
-from train.appraisal import Examiner, webp_bytes
+from train.appraisal import Examiner
 from train.continual import teach
 from train.data import Pictures, load
-from train.folders import load_pipeline, save_pipeline, with_unet
+from train.folders import as_stored, load_pipeline, save_pipeline, with_unet
 from train.learner import Learner
-from train.lessons import Task, matching, read
+from train.lessons import Lesson, Task, matching, read
+from train.pixels import room, webp_bytes
 from train.quiet import quiet
-from train.replay import CAPTIONS, HEADER, RECORD, caption_bytes, parse_bytes
-from train.sequences import ComparisonConfig, ContinualConfig
+from train.replay import new_about
+from train.rules import Rules, decided, parse_bytes
+from train.sequences import ComparisonConfig, ContinualConfig, ReplayConfig
 from train.trainer import seeded
 
 GROUPS = {
@@ -39,6 +43,7 @@ GROUPS = {
 OTHERS = ("Smileys & Emotion", "People & Body", "Symbols", "Activities")
 CALIBRATION = 16  # captions
 SCRATCH, BASE, INT8 = "scratch", "base", "replay-int8"
+NOTHING = ReplayConfig(replay_memory="0")
 
 
 class Trial:
@@ -59,7 +64,7 @@ class Trial:
         self.long = replace(config.loop, steps=steps, learning_rate=rate, warmup=max(1, steps // 30), ema=0.999)
         self.pictures = self._pictures()
         self.examiner = Examiner(self.pictures, config.judge, config.prompts, config.draw_steps, config.strip)
-        self.more = {f"replay-{memory}": parse_bytes(memory) for memory in config.memories}
+        self.more = {f"replay-{memory}": str(parse_bytes(memory)) for memory in config.memories}
         self.blank, self.known = self.folder / "blank", self.folder / BASE / "checkpoints" / self.base.name
 
     def run(self) -> None:
@@ -93,14 +98,13 @@ class Trial:
     def part(self, name: str) -> dict[str, Any]:
         """Do what is missing of the base, of training from scratch or of a method, which wants the base done."""
         if name == BASE:
-            self._learn(self.blank, (self.base,), self._settings(BASE, loop=self.long), 0)
+            self._learn(self.blank, (self.base,), self._settings(BASE, loop=self.long, replay=NOTHING))
             self._examined(self.known, BASE)
             return {}
         if name == SCRATCH:
             model = self._scratch()
             return {SCRATCH: scores([self._examined(model, SCRATCH)]) | {"seconds": [seconds(model)]}}
-        settings, memory = self._method(name)
-        folders = self._learn(self.known, self.tasks, settings, memory)
+        folders = self._learn(self.known, self.tasks, self._method(name))
         first = self._examined(self.known, BASE)
         rows = [self._examined(folder, f"{name}-{folder.name}") for folder in folders]
         found = {name: scores([first, *rows]) | {"seconds": [seconds(folder) for folder in folders]}}
@@ -126,34 +130,32 @@ class Trial:
         )
         return replace(settings, **changes)
 
-    def _method(self, method: str) -> tuple[ContinualConfig, int]:
-        """Its settings, and its bytes."""
-        if (other := self.more.get(method)) is not None:
-            return self._settings(method, replay=replace(self.config.replay, replay_memory=str(other))), other
-        memory = parse_bytes(self.config.replay.replay_memory)
+    def _method(self, method: str) -> ContinualConfig:
+        """Its settings."""
+        given, settings = self.config.replay, self._settings(method)
         alone = replace(self.config.weights, previous_weight=0.0)
-        pixels = replace(self.config.replay, store="fp16")
+        if (other := self.more.get(method)) is not None:
+            return replace(settings, replay=replace(given, replay_memory=other))
+        if method == "pixel-replay":
+            room = self._room_for_pixels(decided(given).limit)
+            return replace(settings, weights=alone, replay=replace(given, store="fp16", replay_memory=str(room)))
         return {
-            "naive": lambda: (self._settings(method), 0),
-            "joint": lambda: (self._settings(method, joint=True), 0),
-            "replay": lambda: (self._settings(method), memory),
-            "replay-no-distillation": lambda: (self._settings(method, weights=alone), memory),
-            "pixel-replay": lambda: (
-                self._settings(method, weights=alone, replay=pixels),
-                self._room_for_pixels(memory),
-            ),
-        }[method]()
+            "naive": replace(settings, replay=NOTHING),
+            "joint": replace(settings, replay=NOTHING, joint=True),
+            "replay": settings,
+            "replay-no-distillation": replace(settings, weights=alone),
+        }[method]
 
-    def _learn(self, student: Path, tasks: tuple[Task, ...], settings: ContinualConfig, memory: int) -> list[Path]:
+    def _learn(self, student: Path, tasks: tuple[Task, ...], settings: ContinualConfig) -> list[Path]:
         """The checkpoint after each task."""
-        teach(replace(settings, model=student), tasks, memory)
+        teach(replace(settings, model=student), tasks)
         return [settings.output_dir / task.name for task in tasks]
 
     def _scratch(self) -> Path:
         """Base and tasks at once from random weights, in as many steps as base and all tasks took."""
         loop = replace(self.long, steps=self.long.steps + len(self.tasks) * self.config.loop.steps)
         settings = self._settings(SCRATCH, loop=loop, joint=True)
-        return Path(Learner(settings, (self.base, *self.tasks), self.blank, 0).learn()["path"])
+        return Path(Learner(settings, (self.base, *self.tasks), self.blank, Rules(0)).learn()["path"])
 
     def _examined(self, model: Path, name: str) -> dict[str, Any]:
         return self.examiner.examine(model, self.folder / "exams" / f"{name}.json")
@@ -189,16 +191,23 @@ class Trial:
         }
 
     def _room_for_pixels(self, memory: int) -> int:
-        """Bytes in which fp16 latents are as many items as there is room for lossless WebP in `memory`.
+        """Bytes in which fp16 latents are as many items as there is room for lossless WebP in `memory`."""
+        config, pipeline = self.config, as_stored(load_pipeline(str(self.config.model)))
+        lessons = [Lesson.of(task, config.pictures, pipeline, 0.0) for task in self.tasks]
+        return room(self._pixel_buffer(pipeline), [lesson.offer() for lesson in lessons], self.webp_sizes, memory)
 
-        The autoencoder is frozen and the pictures are whole: to train on their latents is to train on them.
-        """
-        every = list(self.pictures.values())
-        texts = [group[0] for pictures in every for group in pictures.captions]
-        captions = min(CAPTIONS * memory, sum(map(caption_bytes, texts)))
-        items = (memory - HEADER - captions) / (webp_bytes(every) + RECORD)
-        unet = Checkpoint.open(self.config.model).config("unet")
-        return round(HEADER + captions + items * (2 * unet["in_channels"] * unet["sample_size"] ** 2 + RECORD))
+    @cached_property
+    def webp_sizes(self) -> dict[str, int]:
+        """Bytes of each picture, by SHA-256 of its file."""
+        every = [zip(group.pixels, group.rows, strict=True) for group in self.pictures.values()]
+        return {row["sha256"]: webp_bytes(pixels) for pictures in every for pixels, row in pictures}
+
+    def _pixel_buffer(self, pipeline: StableDiffusionPipeline) -> About:
+        """As the learner begins one."""
+        policy, unet = decided(self.config.replay).policy, pipeline.unet.config
+        shape = (unet.in_channels, unet.sample_size, unet.sample_size)
+        chosen = {"limit": 0, "policy": policy, "store": "fp16", "seed": self.config.loop.seed}
+        return new_about("", "", shape, (self.base.name,), **chosen)
 
 
 def in_worker(config: ComparisonConfig, workers: int, name: str) -> dict[str, Any]:

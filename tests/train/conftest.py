@@ -1,11 +1,15 @@
 """A data set of sixteen real emoji, small enough to train on in a test."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.train.sequences import TASKS, within
 from train.data import Pictures, load
+from train.recipes import LoopConfig, PicturesConfig
+from train.sequences import ContinualConfig, ReplayConfig
 
 ASSET = Path(__file__).parents[2] / "assets" / "emoji-64.tar"
 
@@ -43,5 +47,42 @@ def groups(emoji: Pictures, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in of[:36:6]:
             Image.fromarray(emoji.pixels[i]).save(folder / f"{i}.png")
             rows.append({**emoji.rows[i], "file_name": f"{i}.png", "split": "train"})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sequence(groups: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> ContinualConfig:
+    """Smileys, then animals, and 20 KB to remember them by; nothing is learned yet."""
+    folder = tmp_path_factory.mktemp("continual")
+    (folder / "tasks.toml").write_text(TASKS)
+    return ContinualConfig(
+        model=tiny_checkpoint,
+        tasks=folder / "tasks.toml",
+        pictures=PicturesConfig(str(groups), cache_dir=folder / "cache"),
+        replay=ReplayConfig("20KB", pool=6, pool_steps=2),
+        loop=LoopConfig(6, 8, 1e-3, warmup=1, ema=0.9),
+    )
+
+
+@pytest.fixture(scope="session")
+def learned(sequence: ContinualConfig, tmp_path_factory: pytest.TempPathFactory) -> ContinualConfig:
+    """The sequence, learned without interruption."""
+    from train.continual import continual
+
+    config = within(sequence, tmp_path_factory.mktemp("learned"))
+    continual(config)
+    return config
+
+
+@pytest.fixture(scope="session")
+def food(groups: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The third group's pictures in a folder of their own."""
+    folder = tmp_path_factory.mktemp("more") / "food"
+    folder.mkdir()
+    rows = [json.loads(line) for line in (groups / "metadata.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["group"] == "Food & Drink"]
+    for row in rows:
+        shutil.copy(groups / row["file_name"], folder)
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder

@@ -1,20 +1,35 @@
 """A reduced comparison: two tasks, two methods and training from scratch, networks of a few thousand parameters."""
 
+import os
+import pickle
 import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from kdc_edge.bundle import Bundle
 from kdc_edge.errors import UsageError
 from kdc_edge.files import read_json
+from kdc_edge.replay import hexadecimal
+from tests.train.test_loop import ROOT
 from train.appraisal import Examiner
 from train.comparison import comparison
+from train.folders import as_stored, load_pipeline
+from train.lessons import Lesson
 from train.recipes import LoopConfig, PicturesConfig, UNetConfig
-from train.replay import HEADER, RECORD, item_bytes, new_about
+from train.replay import HEADER, RECORD, Buffer, caption_bytes, item_bytes, new_about
+from train.rules import rules_of
 from train.sequences import METHODS, ComparisonConfig, ReplayConfig
 from train.trial import Trial
 
@@ -118,6 +133,81 @@ def test_two_workers_find_what_one_does(config: ComparisonConfig, first: dict, t
         assert np.allclose(two[method]["kid"], one[method]["kid"], rtol=1e-3)
 
 
+def test_an_exam_is_read_back_for_the_same_model_and_way_alone(
+    config: ComparisonConfig, trial: Trial, tmp_path: Path
+) -> None:
+    """Another model under the name, another judge, more prompts, more steps or other pictures are judged anew."""
+
+    def stamp() -> int:
+        return result.stat().st_mtime_ns
+
+    def examiner(**other: Any) -> Examiner:
+        way = {"tasks": trial.pictures, "judge": config.judge, "prompts": 2, "steps": 1, "strip": 1} | other
+        return Examiner(**way)
+
+    model, result = shutil.copytree(config.model, tmp_path / "model"), tmp_path / "exam.json"
+    found, first = examiner().examine(model, result), stamp()
+    assert examiner().examine(model, result) == found and stamp() == first
+    judge = shutil.copytree(config.judge, tmp_path / "judge")
+    weights = load_file(judge / "model.safetensors")
+    save_file({name: -value for name, value in weights.items()}, judge / "model.safetensors", {"format": "pt"})
+    fewer = {name: pictures.select_index(np.arange(5)) for name, pictures in trial.pictures.items()}
+    for other in ({"judge": str(judge)}, {"prompts": 3}, {"steps": 2}, {"tasks": fewer}):
+        before = stamp()
+        examiner(**other).examine(model, result)
+        assert stamp() > before, f"judged anew with another {next(iter(other))}"
+    again = examiner().examine(model, result)
+    assert again == found
+    unet = load_pipeline(str(model)).unet
+    unet.conv_out.bias.data += 1
+    unet.half().save_pretrained(model / "unet")
+    assert examiner().examine(model, result)["model"] != found["model"]
+
+
+KILLED = "import pickle, sys; from train.comparison import comparison; comparison(pickle.load(sys.stdin.buffer))"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reached", ["replay/checkpoints/animals", "exams/naive-food.json"])
+def test_a_comparison_that_was_killed_ends_as_if_it_had_not_been(
+    reached: str, config: ComparisonConfig, first: dict, tmp_path: Path
+) -> None:
+    """By SIGKILL, between the tasks of a method or between methods; but for what it took."""
+    config = replace(config, output_dir=tmp_path)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", KILLED], stdin=subprocess.PIPE, env=env, cwd=ROOT)
+    assert process.stdin is not None
+    process.stdin.write(pickle.dumps(config))
+    process.stdin.close()
+    while not (tmp_path / "seed-0" / reached).exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "results.json").exists()
+    comparison(config)
+    folders = (tmp_path, Path(first["page"]).parent)
+    killed, unbroken = (read_json(folder / "seed-0" / "result.json") for folder in folders)
+    assert [{**scores, "seconds": 0} for scores in killed.values()] == [{**s, "seconds": 0} for s in unbroken.values()]
+    assert killed.keys() == unbroken.keys()
+
+
+@pytest.mark.slow
+def test_int8_bundles_are_judged_beside_their_checkpoints(
+    config: ComparisonConfig, first: dict, tmp_path: Path
+) -> None:
+    """Replay's checkpoints as bundles of their own, drawn by onnxruntime, in the same matrix and with an aim of their own."""
+    found = comparison(replace(config, output_dir=tmp_path, methods=("replay",), scratch=False, int8=True))
+    scores = read_json(tmp_path / "seed-0" / "result.json")
+    assert set(scores) == {"replay", "replay-int8"} and scores["replay-int8"]["top1"][0] == scores["replay"]["top1"][0]
+    assert np.shape(scores["replay-int8"]["kid"]) == (3, 2) and scores["replay-int8"]["kid"] != scores["replay"]["kid"]
+    assert found["aims"][5]["value"] is not None
+    for task in ("animals", "food"):
+        bundle = Bundle.open(tmp_path / "seed-0" / "int8" / task)
+        assert bundle.manifest.precision == "int8"
+        assert read_json(tmp_path / "seed-0" / "exams" / f"replay-int8-{task}.json")["model"] == bundle.id
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -144,20 +234,19 @@ def trial(config: ComparisonConfig) -> Trial:
 
 def test_methods_differ_in_what_they_are_named_after(trial: Trial) -> None:
     chosen = {name: trial._method(name) for name in METHODS}
-    assert {name: memory for name, (_, memory) in chosen.items()} == {
+    assert {name: rules_of(settings).limit for name, settings in chosen.items()} == {
         "naive": 0, "joint": 0, "replay": 20_000, "replay-no-distillation": 20_000,
         "pixel-replay": trial._room_for_pixels(20_000),
     }  # fmt: skip
-    assert [name for name, (settings, _) in chosen.items() if settings.joint] == ["joint"]
-    assert len({settings.loop for settings, _ in chosen.values()}) == 1
-    undistilled = [name for name, (settings, _) in chosen.items() if not settings.weights.previous_weight]
+    assert [name for name, settings in chosen.items() if settings.joint] == ["joint"]
+    assert len({settings.loop for settings in chosen.values()}) == 1
+    undistilled = [name for name, settings in chosen.items() if not settings.weights.previous_weight]
     assert undistilled == ["replay-no-distillation", "pixel-replay"]
 
 
 def test_further_memories_are_methods_that_differ_in_bytes_alone(config: ComparisonConfig, trial: Trial) -> None:
-    settings, memory = Trial(replace(config, memories=("13KB",)))._method("replay-13KB")
-    usual, _ = trial._method("replay")
-    assert memory == 13_000 and settings.replay == replace(usual.replay, replay_memory="13000")
+    settings, usual = Trial(replace(config, memories=("13KB",)))._method("replay-13KB"), trial._method("replay")
+    assert rules_of(settings).limit == 13_000 and settings.replay == replace(usual.replay, replay_memory="13000")
     with pytest.raises(UsageError, match="is no number of bytes"):
         Trial(replace(config, memories=("some",)))
 
@@ -169,6 +258,30 @@ def test_bundles_are_not_calibrated_on_what_is_judged(trial: Trial) -> None:
     assert not asked & set(examiner.others(100))
     every = Examiner(trial.pictures, trial.config.judge, prompts=6, steps=2, strip=1)
     assert every.others(100) == every.captions, "where all are judged there are no others"
+
+
+def test_pixel_replay_has_the_bytes_of_latent_replay(trial: Trial) -> None:
+    """The pictures that are kept after each task fit as WebP, with their captions; of one more, some task's would not."""
+    memory, pipeline = 20_000, as_stored(load_pipeline(str(trial.config.model)))
+    offers = [Lesson.of(task, trial.config.pictures, pipeline, 0.0).offer() for task in trial.tasks]
+    begun, sizes = trial._pixel_buffer(pipeline), trial.webp_sizes
+    rows = [row for pictures in trial.pictures.values() for row in pictures.rows]
+    assert list(sizes) == [row["sha256"] for row in rows] and min(sizes.values()) > 500
+
+    def largest(limit: int) -> int:
+        buffer, found = Buffer.empty(replace(begun, limit=limit)), []
+        for offer in offers:
+            buffer = buffer.take(offer)
+            pictures = hexadecimal(buffer.contents.columns["pictures"])
+            texts = sum(caption_bytes(text) for text in (*buffer.about.captions, *buffer.about.tasks))
+            found.append(HEADER + texts + sum(sizes[picture] + RECORD for picture in pictures))
+        return max(found)
+
+    limit = trial._room_for_pixels(memory)
+    assert largest(limit) <= memory < largest(limit + item_bytes(begun))
+    assert trial._method("pixel-replay").replay.store == begun.store == "fp16"
+    with pytest.raises(UsageError, match="there is no picture as lossless WebP"):
+        trial._room_for_pixels(3000)
 
 
 def test_pixels_get_the_room_their_webp_takes(trial: Trial) -> None:

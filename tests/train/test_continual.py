@@ -4,10 +4,12 @@ import hashlib
 import json
 import shutil
 import sys
+import tracemalloc
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -17,77 +19,41 @@ from kdc_edge.errors import MissingBackend, UsageError
 from kdc_edge.files import locked, read_json, write_json
 from kdc_edge.replay import hexadecimal, read
 from tests import tiny
+from tests.train.sequences import TASKS, within
 from tests.train.test_student import SD1
-from train import learner, lessons, updates
+from train import learner, updates
 from train.continual import continual
 from train.folders import load_pipeline, save_pipeline
-from train.lessons import Lesson, Task, joined
-from train.recipes import LoopConfig, PicturesConfig
 from train.replay import Buffer
-from train.sequences import ContinualConfig, ReplayConfig, RetentionWeights
+from train.retention import Retention
+from train.sequences import ContinualConfig, RetentionWeights
 from train.trainer import Trainer
-
-TASKS = """
-[[task]]
-name = "smileys"
-where = { group = "Smileys & Emotion" }
-
-[[task]]
-name = "animals"
-where = { group = ["Animals & Nature"] }
-"""
-
-
-@pytest.fixture(scope="module")
-def base(groups: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> ContinualConfig:
-    folder = tmp_path_factory.mktemp("continual")
-    (folder / "tasks.toml").write_text(TASKS)
-    return ContinualConfig(
-        model=tiny_checkpoint,
-        tasks=folder / "tasks.toml",
-        pictures=PicturesConfig(str(groups), cache_dir=folder / "cache"),
-        replay=ReplayConfig("20KB", pool=6, pool_steps=2),
-        loop=LoopConfig(6, 8, 1e-3, warmup=1, ema=0.9),
-    )
-
-
-def within(config: ContinualConfig, folder: Path) -> ContinualConfig:
-    places = {"output_dir": folder / "out", "run_dir": folder / "state", "buffer": folder / "buffer"}
-    return replace(config, **places, log=folder / "log.md")
 
 
 @pytest.fixture
-def config(base: ContinualConfig, tmp_path: Path) -> ContinualConfig:
-    return within(base, tmp_path)
-
-
-@pytest.fixture(scope="module")
-def whole(base: ContinualConfig, tmp_path_factory: pytest.TempPathFactory) -> ContinualConfig:
-    """A sequence that was never interrupted."""
-    config = within(base, tmp_path_factory.mktemp("whole"))
-    continual(config)
-    return config
+def config(sequence: ContinualConfig, tmp_path: Path) -> ContinualConfig:
+    return within(sequence, tmp_path)
 
 
 def ids(config: ContinualConfig) -> list[str]:
     return [Checkpoint.open(config.output_dir / name).id for name in ("smileys", "animals")]
 
 
-def test_every_task_leaves_an_ordinary_student(whole: ContinualConfig) -> None:
-    first, second = (Checkpoint.open(whole.output_dir / name).info for name in ("smileys", "animals"))
+def test_every_task_leaves_an_ordinary_student(learned: ContinualConfig) -> None:
+    first, second = (Checkpoint.open(learned.output_dir / name).info for name in ("smileys", "animals"))
     assert (first.tasks, second.tasks) == (("smileys",), ("smileys", "animals"))
-    assert second.teacher == ids(whole)[0] and first.teacher == Checkpoint.open(whole.model).id
+    assert second.teacher == ids(learned)[0] and first.teacher == Checkpoint.open(learned.model).id
     assert set(first.losses["terms"]) == {"new"} and set(second.losses["terms"]) == {"new", "replay", "previous"}
     assert len(second.metrics["changed"]) > 0.9 * second.metrics["tensors"]
     assert first.metrics["pool_seconds"] == 0 < second.metrics["pool_seconds"]
-    pipeline = StableDiffusionPipeline.from_pretrained(whole.output_dir / "animals")
+    pipeline = StableDiffusionPipeline.from_pretrained(learned.output_dir / "animals")
     pipeline.set_progress_bar_config(disable=True)
     picture = pipeline("monkey", height=64, width=64, num_inference_steps=2, output_type="np").images
     assert picture.shape == (1, 64, 64, 3)
 
 
-def test_the_buffer_names_the_pictures_it_has(whole: ContinualConfig, groups: Path) -> None:
-    found = read(whole.buffer)
+def test_the_buffer_names_the_pictures_it_has(learned: ContinualConfig, groups: Path) -> None:
+    found = read(learned.buffer)
     assert found.about.tasks == ("smileys", "animals") and found.bytes <= 20_000
     rows = [json.loads(line) for line in (groups / "metadata.jsonl").read_text().splitlines()]
     files = {hashlib.sha256((groups / row["file_name"]).read_bytes()).hexdigest(): row for row in rows}
@@ -99,7 +65,7 @@ def test_the_buffer_names_the_pictures_it_has(whole: ContinualConfig, groups: Pa
 
 
 def test_a_run_killed_within_a_task_goes_on_as_if_it_had_not_been(
-    config: ContinualConfig, whole: ContinualConfig, monkeypatch: pytest.MonkeyPatch
+    config: ContinualConfig, learned: ContinualConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     advance = Trainer.advance
     monkeypatch.setattr(learner, "fit", partial(learner.fit, save_every=0.0, log_every=1))
@@ -116,12 +82,12 @@ def test_a_run_killed_within_a_task_goes_on_as_if_it_had_not_been(
     monkeypatch.setattr(Trainer, "advance", advance)
     continual(config)
     for name in ("smileys", "animals"):
-        resumed, unbroken = (load_pipeline(str(c.output_dir / name)).unet.state_dict() for c in (config, whole))
+        resumed, unbroken = (load_pipeline(str(c.output_dir / name)).unet.state_dict() for c in (config, learned))
         assert all(torch.equal(value, unbroken[key]) for key, value in resumed.items())
 
 
 def test_a_run_killed_between_checkpoint_and_buffer_takes_in_what_is_missing(
-    config: ContinualConfig, whole: ContinualConfig, monkeypatch: pytest.MonkeyPatch
+    config: ContinualConfig, learned: ContinualConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save = Buffer.save
 
@@ -137,20 +103,13 @@ def test_a_run_killed_between_checkpoint_and_buffer_takes_in_what_is_missing(
     stamps = {path: path.stat().st_mtime_ns for path in config.output_dir.rglob("*.safetensors")}
     continual(config)
     assert {path: path.stat().st_mtime_ns for path in config.output_dir.rglob("*.safetensors")} == stamps
-    assert Buffer.open(config.buffer).digest() == Buffer.open(whole.buffer).digest()
+    assert Buffer.open(config.buffer).digest() == Buffer.open(learned.buffer).digest()
 
 
-def test_one_more_task(whole: ContinualConfig, groups: Path, tmp_path: Path) -> None:
-    food = tmp_path / "food"
-    food.mkdir()
-    rows = [json.loads(line) for line in (groups / "metadata.jsonl").read_text().splitlines()]
-    rows = [row for row in rows if row["group"] == "Food & Drink"]
-    for row in rows:
-        shutil.copy(groups / row["file_name"], food)
-    (food / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    buffer = shutil.copytree(whole.buffer, tmp_path / "buffer")
+def test_one_more_task(learned: ContinualConfig, food: Path, tmp_path: Path) -> None:
+    buffer = shutil.copytree(learned.buffer, tmp_path / "buffer")
     config = replace(
-        within(whole, tmp_path), tasks=None, add=str(food), model=whole.output_dir / "animals", buffer=buffer
+        within(learned, tmp_path), tasks=None, add=str(food), model=learned.output_dir / "animals", buffer=buffer
     )
     continual(config)
     assert Checkpoint.open(config.output_dir / "food").info.tasks == ("smileys", "animals", "food")
@@ -247,21 +206,22 @@ def test_tasks_that_cannot_be_meant(message: str, config: ContinualConfig, tmp_p
     with pytest.raises(UsageError, match=message):
         chosen = replace(config, tasks=tmp_path / "tasks.toml", loop=replace(config.loop, steps=1))
         continual(chosen)
+    assert not config.output_dir.exists() and not config.run_dir.exists(), "before the first task"
 
 
-def test_what_cannot_be_learned(config: ContinualConfig, whole: ContinualConfig, tmp_path: Path) -> None:
+def test_what_cannot_be_learned(config: ContinualConfig, learned: ContinualConfig, tmp_path: Path) -> None:
     wrong = {
         "--tasks FILE for a sequence, or --add": replace(config, tasks=None),
         "no such file": replace(config, tasks=tmp_path / "none.toml"),
-        "'smileys' was learned before": replace(config, model=whole.output_dir / "smileys"),
+        "'smileys' was learned before": replace(config, model=learned.output_dir / "smileys"),
         "with one item it takes": replace(config, replay=replace(config.replay, replay_memory="1KB")),
         "no number of bytes": replace(config, replay=replace(config.replay, replay_memory="much")),
         "--replay-share": replace(config, replay=replace(config.replay, replay_share=0.1)),
         "give --store int8": replace(
-            within(whole, tmp_path), buffer=whole.buffer, replay=replace(whole.replay, store="fp16")
+            within(learned, tmp_path), buffer=learned.buffer, replay=replace(learned.replay, store="fp16")
         ),
         "is of smileys, animals; the student has learned nothing": replace(
-            within(config, tmp_path / "new"), buffer=whole.buffer
+            within(config, tmp_path / "new"), buffer=learned.buffer
         ),
     }
     for message, chosen in wrong.items():
@@ -284,8 +244,8 @@ def test_a_batch_too_small_to_replay_in_is_refused_before_the_first_task(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_checkpoint_or_a_run_of_other_settings_is_left_alone(whole: ContinualConfig, tmp_path: Path) -> None:
-    other = replace(whole, loop=replace(whole.loop, learning_rate=1e-4))
+def test_a_checkpoint_or_a_run_of_other_settings_is_left_alone(learned: ContinualConfig, tmp_path: Path) -> None:
+    other = replace(learned, loop=replace(learned.loop, learning_rate=1e-4))
     with pytest.raises(UsageError, match="was made with other settings"):
         continual(other)
     with pytest.raises(UsageError, match="holds a run with other settings"):
@@ -293,55 +253,88 @@ def test_a_checkpoint_or_a_run_of_other_settings_is_left_alone(whole: ContinualC
 
 
 @pytest.mark.parametrize("part", ["autoencoder", "tokenizer"])
-def test_a_buffer_of_other_networks_is_refused_and_unharmed(part: str, whole: ContinualConfig, tmp_path: Path) -> None:
-    info = Checkpoint.open(whole.output_dir / "animals").info
-    pipeline = load_pipeline(str(whole.output_dir / "animals"))
+def test_a_buffer_of_other_networks_is_refused_and_unharmed(
+    part: str, learned: ContinualConfig, tmp_path: Path
+) -> None:
+    info = Checkpoint.open(learned.output_dir / "animals").info
+    pipeline = load_pipeline(str(learned.output_dir / "animals"))
     if part == "autoencoder":
         pipeline.vae.encoder.layers[0].bias.data += 1
     else:
         pipeline.tokenizer = tiny.train_tokenizer(["something else"], merges=3)
     save_pipeline(tmp_path / "model", pipeline, info)
-    before = Buffer.open(whole.buffer).digest()
-    config = replace(within(whole, tmp_path), tasks=None, add=whole.pictures.data, model=tmp_path / "model")
+    before = Buffer.open(learned.buffer).digest()
+    config = replace(within(learned, tmp_path), tasks=None, add=learned.pictures.data, model=tmp_path / "model")
     with pytest.raises(UsageError, match=f"was built with the {part} "):
-        continual(replace(config, buffer=whole.buffer))
-    assert Buffer.open(whole.buffer).digest() == before
+        continual(replace(config, buffer=learned.buffer))
+    assert Buffer.open(learned.buffer).digest() == before
 
 
-def test_a_few_step_student_is_not_taught(whole: ContinualConfig, tmp_path: Path) -> None:
-    shutil.copytree(whole.model, tmp_path / "few")
+def test_stored_rows_stay_on_disk(config: ContinualConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read as they are drawn, and a digest of all makes no copy of them."""
+    seen = []
+    build = learner.continual_loss
+
+    def watched(new: object, retention: Retention | None, *rows: int) -> object:
+        if retention is not None:
+            seen.append(retention.stored.latents.mean)
+        return build(new, retention, *rows)
+
+    monkeypatch.setattr(learner, "continual_loss", watched)
+    continual(replace(config, loop=replace(config.loop, steps=1)))
+    (rows,) = seen
+    assert isinstance(rows.values, np.memmap) and not rows.values.flags.owndata
+    held = Buffer.open(config.buffer)
+    tracemalloc.start()
+    held.digest()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < held.contents.columns["latents"].nbytes
+
+
+@pytest.mark.parametrize("reading", [{"flips": True}, {"cache_dtype": "fp32"}])
+def test_pictures_read_in_another_way_are_another_run(reading: dict, config: ContinualConfig, tmp_path: Path) -> None:
+    """With mirrored pictures the buffer has the same latents as without, and is replayed as it is."""
+    config = replace(config, loop=replace(config.loop, steps=1))
+    other = within(replace(config, pictures=replace(config.pictures, **reading)), tmp_path / "other")
+    continual(config)
+    continual(other)
+    latents = [read(c.buffer).columns["latents"].astype(int) for c in (config, other)]
+    assert abs(latents[0] - latents[1]).max() <= 1
+    mixed = within(config, tmp_path / "other")
+    with pytest.raises(UsageError, match="out/smileys was made with other settings"):
+        continual(mixed)
+    shutil.rmtree(mixed.output_dir)
+    shutil.rmtree(mixed.buffer)
+    with pytest.raises(UsageError, match="state/smileys holds a run with other settings"):
+        continual(mixed)
+
+
+def test_a_student_in_float32_goes_on_with_its_buffer(config: ContinualConfig, tmp_path: Path) -> None:
+    """Its autoencoder and text encoder are rounded before anything is made of them, not when they are saved."""
+    pipeline = load_pipeline(str(config.model))
+    frozen = (pipeline.vae, pipeline.text_encoder)
+    for parameter in (parameter for module in frozen for parameter in module.parameters()):
+        parameter.data *= 1 + 1e-4
+    pipeline.save_pretrained(tmp_path / "float32")
+    pictures = replace(config.pictures, cache_dir=tmp_path / "cache")
+    config = replace(config, model=tmp_path / "float32", pictures=pictures, loop=replace(config.loop, steps=1))
+    continual(replace(config, teacher=tmp_path / "float32"))
+    assert read(config.buffer).about.tasks == ("smileys", "animals")
+    saved = load_pipeline(str(config.output_dir / "animals"))
+    assert read(config.buffer).about.vae == learner.Networks.of(saved).vae
+    assert len(list(config.pictures.cache_dir.glob("*/pictures.json"))) == 1, "the same latents for both tasks"
+
+
+def test_a_few_step_student_is_not_taught(learned: ContinualConfig, tmp_path: Path) -> None:
+    shutil.copytree(learned.model, tmp_path / "few")
     write_json(
         tmp_path / "few" / "kdc.json",
         {"format": 1, "recipe": "fewstep/progressive", "config": {}, "sampling": {"steps": 4, "guidance": 1.0}},
     )
     assert Checkpoint.open(tmp_path / "few").info.sampling == Sampling(4, 1.0)
     with pytest.raises(UsageError, match="distilled to 4 steps"):
-        continual(replace(within(whole, tmp_path), model=tmp_path / "few"))
-
-
-def test_several_tasks_are_drawn_as_one(base: ContinualConfig) -> None:
-    pipeline = load_pipeline(str(base.model))
-    tasks = lessons.read(base.tasks)
-    found = [Lesson.of(task, base.pictures, pipeline, 0.2) for task in tasks]
-    both = joined(found)
-    assert both.weights.shape == (36,) and both.weights.sum().item() == pytest.approx(12)
-    index = torch.tensor([int(found[0].rows[0]), 18 + int(found[1].rows[2])])
-    wanted = [found[0].source.latents.mean[index[:1]], found[1].source.latents.mean[index[1:] - 18]]
-    assert torch.equal(both.latents.mean[index], torch.cat(wanted))
-    numbers = both.numbers[both.choice.starts[index]]
-    captions = [found[0].source.text[found[0].source.numbers[found[0].source.choice.starts[index[:1]]]],
-                found[1].source.text[found[1].source.numbers[found[1].source.choice.starts[index[1:] - 18]]]]  # fmt: skip
-    assert torch.equal(both.text[numbers], torch.cat(captions))
-
-
-def test_a_task_weighs_as_many_pictures_as_are_drawn_alike(few: Path, base: ContinualConfig) -> None:
-    """Those with a skin tone have a fixed share of its draws."""
-    pictures = replace(base.pictures, data=str(few))
-    lesson = Lesson.of(Task("all", None, {}), pictures, load_pipeline(str(base.model)), 0.2)
-    toned = torch.tensor([bool(row["tone"]) for row in lesson.table.rows])
-    weights = lesson.source.weights
-    assert (weights[toned].sum() / weights.sum()).item() == pytest.approx(0.2)
-    assert weights.sum().item() == pytest.approx(1 / (0.8**2 / (~toned).sum() + 0.2**2 / toned.sum()).item())
+        continual(replace(within(learned, tmp_path), model=tmp_path / "few"))
 
 
 @pytest.mark.gpu

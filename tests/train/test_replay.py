@@ -9,7 +9,9 @@ import sys
 import textwrap
 import time
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from safetensors.numpy import save_file
 
 from kdc_edge import cli, replay
 from kdc_edge.errors import BundleError, ResourceError, UsageError
-from kdc_edge.files import locked
+from kdc_edge.files import locked, replace_file
 from kdc_edge.replay import FILE, hexadecimal
 from tests.train.test_loop import ROOT
 from tests.train.test_policies import LATENT, kept, offer
@@ -29,7 +31,8 @@ from train import replay as module
 from train.data import Pictures
 from train.folders import load_pipeline
 from train.policies import POLICIES
-from train.replay import Buffer, Scaled, encode, new_about, parse_bytes
+from train.replay import Buffer, Scaled, encode, new_about
+from train.rules import in_words, parse_bytes
 from train.sequences import BufferConfig
 
 EMOJI = (16, 8, 8)
@@ -43,6 +46,7 @@ def empty(limit: int = 10**5, latent: tuple[int, ...] = LATENT, **changes: objec
 def test_bytes_in_words() -> None:
     wanted = {"64MiB": 2**26, "1.5 KB": 1500, "5000": 5000, "2gib": 2**31, "0": 0}
     assert {text: parse_bytes(text) for text in wanted} == wanted
+    assert [in_words(count) for count in (2**26, 105_000, 1500, 31_234)] == ["64MiB", "105KB", "1500B", "31234B"]
     for text in ("64 apples", "-5MB", "", "MiB", "1e6"):
         with pytest.raises(UsageError, match="no number of bytes"):
             parse_bytes(text)
@@ -116,7 +120,7 @@ def test_a_limit_under_one_item_is_refused() -> None:
     with pytest.raises(UsageError, match=r"--replay-memory is 2,000 bytes, with one item it takes 2,\d+; give more"):
         empty(2000, EMOJI)
     with pytest.raises(UsageError, match="give more"):
-        empty(10**5, EMOJI).take(replace(offer("a", 2), latents=torch.zeros(2, *EMOJI))).under(2000, "reservoir", 0)
+        empty(10**5, EMOJI).take(replace(offer("a", 2), latents=torch.zeros(2, *EMOJI))).under(2000)
 
 
 def test_a_picture_is_taken_once() -> None:
@@ -220,6 +224,28 @@ def test_a_kill_while_it_is_written_leaves_a_whole_buffer(tmp_path: Path) -> Non
     assert (np.asarray(found.contents.columns["latents"]) == 127).all() and seen
     found.save(tmp_path / "buffer")  # which clears up what the killed one left
     assert [path.name for path in (tmp_path / "buffer").iterdir()] == [FILE]
+
+
+def test_a_writer_between_two_openings_mixes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever the file is opened it is replaced by the next of several versions of one size."""
+    for number in range(6):
+        given = offer(f"task {number}", 8, [f"{number} {i}" for i in range(8)])
+        given = replace(given, latents=torch.full((8, *LATENT), float(number)))
+        empty(store="fp16").take(given).save(tmp_path / str(number))
+    versions, path = count(1), tmp_path / "0" / FILE
+
+    def opened(self: Path, *args: object, **kwargs: object) -> IO:
+        if self == path:
+            replace_file(path, (tmp_path / str(next(versions)) / FILE).read_bytes())
+        return open(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", opened)
+    found = replay.read(path.parent)
+    number = int(found.about.tasks[0].split()[1])
+    assert all(text.startswith(f"{number} ") for text in found.about.captions)
+    assert (found.columns["latents"] == number).all() and found.bytes == path.stat().st_size
+    replace_file(path, (tmp_path / "5" / FILE).read_bytes())
+    assert (found.columns["latents"] == number).all(), "what was read stays as it was"
 
 
 def test_a_full_disk_leaves_the_old_buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
