@@ -65,7 +65,8 @@ def export_component(
 
     `leave` are patterns of layers that are not made small, `fused` is a target's; `any_size` leaves height and width open.
     """
-    from convert.integers import quantise, split_shortcuts
+    from convert import products
+    from convert.integers import quantise
     from convert.storing import store
     from kdc_edge.torch_ref.networks import load_network
 
@@ -77,7 +78,7 @@ def export_component(
     plan, leave = _plan(network, scheme, calls, leave) if isinstance(scheme, Weights | Mixed) else ({}, leave)
     model, weights = traced(network, ports, spec, fused)
     if isinstance(scheme, Static):
-        split_shortcuts(model.graph)
+        products.prepare(model)
     if isinstance(scheme, Weights | Mixed):
         store(model, weights, plan)
     save(model, folder / MODEL)
