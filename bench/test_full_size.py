@@ -9,7 +9,7 @@ Times are CPU seconds of one thread, all engines in turns.
 # side of the latent grid: 64 is a picture of 512 pixels
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,13 @@ def sized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def converted(checkpoint: Path, bundle: Path, precision: Any, *components: Any) -> dict[str, dict[str, float]]:
     """Convert, on random weights without sparing; by component seconds, peak and estimated MiB, MB of files, worst dB."""
-    prompts = checkpoint.with_name("prompts.txt")
-    prompts.write_text("red apple\nrocket\n", encoding="utf-8")
     config = OnnxConfig(
-        checkpoint, bundle, components=components, precision=precision, steps=1, guidance=1.0, allow_drift=True,
-        calibration=prompts, spare=False,
-    )  # fmt: skip
+        checkpoint, bundle, components=components, precision=precision, steps=1, guidance=1.0, allow_drift=True
+    )
+    if precision == "int8":
+        prompts = checkpoint.with_name("prompts.txt")
+        prompts.write_text("red apple\nrocket\n", encoding="utf-8")
+        config = replace(config, calibration=prompts, spare=False)
     report = convert(config)
     return {
         name: report["conversion"][name]

@@ -1,9 +1,9 @@
 """Which layers int8 spares: measured one by one on the network's output, bought back where they cost least.
 
-Each layer alone gets 8-bit activations, in and out, of the ranges that calibration met, and weights as int8 has them; or the
-weights alone, where products are not int8. Layers return to fp32 in the order of error removed for a multiplication, or for a
-weight, until what is left, measured together, is below what is allowed on every probe; or, where a call may take so long and
-no longer, in the order of error removed for a millisecond, while there is time.
+Each layer alone gets 8-bit activations, of a convolution in and out, of the ranges that calibration met, and weights as int8
+has them; or the weights alone, where products are not int8. Layers return to fp32 in the order of error removed for a
+multiplication, or for a weight, until what is left, measured together, is below what is allowed on every probe; or, where a
+call may take so long and no longer, in the order of error removed for a millisecond, while there is time.
 """
 
 # L layers, P probes
@@ -35,7 +35,7 @@ class Arithmetic:
     symmetric: bool
     """Activations have a zero point of 0."""
     outputs: bool
-    """What comes out is rounded to int8, too."""
+    """What comes out of a convolution is rounded to int8, too."""
     inputs: bool = True
     """What goes in is rounded; else weights alone are small."""
     floating: bool = False
@@ -214,7 +214,7 @@ def _small(layers: Sequence[tuple[nn.Module, Range, Tensor | None]]) -> Iterator
 def _rounding(layer: nn.Module, met: Range) -> Iterator[RemovableHandle]:
     if met.arithmetic.inputs:
         yield layer.register_forward_pre_hook(lambda _, inputs: (met.quantised("in", inputs[0]), *inputs[1:]))
-    if met.arithmetic.outputs:
+    if met.arithmetic.outputs and operator(layer) == "Conv":
         yield layer.register_forward_hook(lambda _, __, output: met.quantised("out", output))
 
 

@@ -69,7 +69,8 @@ def export_component(
 
     `leave` are patterns of layers that are not made small, `fused` is a target's; `any_size` leaves height and width open.
     """
-    from convert.integers import save_products, split_shortcuts
+    from convert import products
+    from convert.integers import save_products
     from convert.storing import store
     from kdc_edge.torch_ref.networks import load_network
 
@@ -82,7 +83,7 @@ def export_component(
     model, weights = traced(network, ports, spec, fused)
     took = None
     if isinstance(scheme, Static):
-        split_shortcuts(model.graph)
+        products.prepare(model)
     if isinstance(scheme, Weights | Mixed):
         store(model, weights, plan)
     if isinstance(scheme, Static | Dynamic):

@@ -1,8 +1,8 @@
 """Convolutions and matrix products in int8, by onnxruntime's own quantiser: weights per channel, activations unsigned.
 
 Statically scaled, an activation's range is the least and the greatest that calibration met; dynamically, it is found on every
-call. Weights use 7 bits: a processor without VNNI adds two products in 16 bits, where products of 8 bits overflow. Where a
-shortcut convolution reads a concatenation, its halves get scales of their own (Q-Diffusion, arXiv 2302.04304).
+call. Weights use 7 bits: a processor without VNNI adds two products in 16 bits, where products of 8 bits overflow. What a
+convolution returns is rounded to 8 bits, too, or onnxruntime would convolve in fp32; a matrix product returns fp32.
 """
 
 import contextlib
@@ -16,7 +16,6 @@ import numpy as np
 
 from convert.calibration import Calls
 from convert.schemes import Dynamic, Static, excluded, floor_db
-from convert.storing import initializer
 
 if TYPE_CHECKING:
     import onnx
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
 
     from convert.exclusions import Sensitivity
 
-OPERATORS = ["Conv", "MatMul", "Gemm"]
+PRODUCTS = ["MatMul", "Gemm"]
+OPERATORS = ["Conv", *PRODUCTS]
 TRIES = 3  # to come within a budget of time
 
 
@@ -96,7 +96,8 @@ def quantise(fp32: Path, path: Path, scheme: Static | Dynamic, calls: Calls | No
     kept = [node.name for node in graph.node if _left(node, leave)]
     both = {
         "per_channel": True, "reduce_range": True, "weight_type": QuantType.QInt8, "nodes_to_exclude": kept,
-        "use_external_data_format": fp32.with_name(EXTERNAL).exists(), "extra_options": {"MatMulConstBOnly": True},
+        "use_external_data_format": fp32.with_name(EXTERNAL).exists(),
+        "extra_options": {"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": PRODUCTS},
     }  # fmt: skip
     with _replacing(path) as target, _quiet():
         if isinstance(scheme, Dynamic):
@@ -124,40 +125,9 @@ def _replacing(path: Path) -> Iterator[Path]:
         save(ir.load(made), path)  # a quarter of it fits into the graph, most often
 
 
-def split_shortcuts(graph: "ir.Graph") -> None:
-    """A 1×1 convolution of a concatenation → the sum of a convolution of each part, with weights `name.0`, `name.1`, …"""
-    for node in list(graph):
-        joined = node.inputs[0].producer() if node.op_type == "Conv" else None
-        if joined is not None and joined.op_type == "Concat" and node.inputs[1].shape[2:] == (1, 1):
-            _split(graph, node, joined.inputs)
-
-
-def _split(graph: "ir.Graph", conv: "ir.Node", parts: Sequence["ir.Value"]) -> None:
-    import onnx_ir as ir
-
-    wide, bias = conv.inputs[1], conv.inputs[2:]
-    weight = wide.const_value.numpy()
-    ends = np.cumsum([part.shape[1] for part in parts])[:-1]
-    total = None
-    for number, (part, columns) in enumerate(zip(parts, np.split(weight, ends, axis=1), strict=True)):
-        value = initializer(f"{wide.name}.{number}", columns)
-        graph.initializers.add(value)
-        attributes = list(conv.attributes.values())
-        one = ir.Node("", "Conv", [part, value, *([] if total else bias)], attributes, name=f"{conv.name}.{number}")
-        made = [one] if total is None else [one, ir.Node("", "Add", [total, one.outputs[0]], name=f"{conv.name}.sum")]
-        for node in made:
-            node.outputs[0].name = f"{node.name}.out"
-            node.outputs[0].type, node.outputs[0].shape = conv.outputs[0].type, conv.outputs[0].shape
-        graph.insert_before(conv, made)
-        total = made[-1].outputs[0]
-    ir.convenience.replace_all_uses_with(conv.outputs[0], total)
-    graph.remove(conv, safe=True)
-    del graph.initializers[wide.name]
-
-
 def _left(node: "onnx.NodeProto", leave: Sequence[str]) -> bool:
     """A matrix product with its bias is a MatMul to those who leave it out."""
-    operator = "MatMul" if node.op_type == "Gemm" else node.op_type
+    operator = "MatMul" if node.op_type in PRODUCTS else node.op_type
     return any(excluded(name.removesuffix(".T"), operator, leave) for name in node.input)
 
 

@@ -1,9 +1,10 @@
 """How long layers take on this machine, in fp32 and with int8 products: each alone, as a graph of one operator.
 
-The time of a network with some layers in int8 is that in fp32 less what each of them saves; rounding its input and restoring
-its output are part of a layer's time.
+The time of a network with some layers in int8 is that in fp32 less what each of them saves; rounding its input, and of a
+convolution restoring its output, are part of a layer's time.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,11 +41,10 @@ def savings(layers: Mapping[str, "nn.Module"], shapes: Mapping[str, Shape]) -> d
     found: dict[Any, Saved] = {}
     result = {}
     for name, layer in layers.items():
-        kind = (type(layer), tuple(layer.weight.shape), shapes[name], getattr(layer, "stride", None))
+        shape = shapes[name] if layer.weight.ndim == 4 else (math.prod(shapes[name][:-1]), shapes[name][-1])
+        kind = (type(layer), tuple(layer.weight.shape), shape, getattr(layer, "stride", None))
         if kind not in found:
-            found[kind] = Saved(
-                *(_milliseconds(_graph(layer, shapes[name], int8), shapes[name]) for int8 in (False, True))
-            )
+            found[kind] = Saved(*(_milliseconds(_graph(layer, shape, int8), shape) for int8 in (False, True)))
         result[name] = found[kind]
     return result
 
@@ -66,11 +66,11 @@ def _timed(model: bytes | str, feed: Mapping[str, np.ndarray]) -> float:
 
 
 def _graph(layer: "nn.Module", shape: Shape, int8: bool) -> "onnx.ModelProto":
-    """A convolution or matrix product of `x`; with `int8` between roundings, as convert.integers writes it."""
+    """A convolution, or a matrix product of rows, of `x`; with `int8` between roundings, as convert.integers writes it."""
     from onnx import TensorProto, helper, numpy_helper
 
     weight = layer.weight.numpy()
-    kind, attributes = ("Conv", _attributes(layer)) if weight.ndim == 4 else ("MatMul", {})
+    kind, attributes = ("Conv", _attributes(layer)) if weight.ndim == 4 else ("Gemm", {})
     weight, channels = (weight, 0) if kind == "Conv" else (weight.T, 1)
     scale = np.array(0.01, np.float32)
     arrays = {"w": weight}
@@ -82,7 +82,10 @@ def _graph(layer: "nn.Module", shape: Shape, int8: bool) -> "onnx.ModelProto":
             helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["x8"]),
             helper.make_node("DequantizeLinear", ["x8", "scale", "zero"], ["xd"]),
             helper.make_node("DequantizeLinear", ["w8", "w.scale"], ["wd"], axis=channels),
-            helper.make_node(kind, ["xd", "wd"], ["yd"], **attributes),
+            helper.make_node(kind, ["xd", "wd"], ["yd" if kind == "Conv" else "y"], **attributes),
+        ]
+    if int8 and kind == "Conv":
+        nodes += [
             helper.make_node("QuantizeLinear", ["yd", "scale", "zero"], ["y8"]),
             helper.make_node("DequantizeLinear", ["y8", "scale", "zero"], ["y"]),
         ]

@@ -219,19 +219,6 @@ def test_the_range_of_an_activation_is_that_of_all_calls(tiny_checkpoint: Path, 
     assert -scale * zero == pytest.approx(samples.min(), abs=scale)
 
 
-def test_a_shortcut_that_reads_two_parts_becomes_two_convolutions(tiny_checkpoint: Path, calls: Path, tmp_path: Path):
-    """Each part then has a scale of its own."""
-    export.export_component(tiny_checkpoint, "unet", tmp_path, Static(), Calls(calls / "unet"), fused=True)
-    names = {w.name for w in onnx.load(tmp_path / export.MODEL).graph.initializer}
-    ends = {name.partition("conv_shortcut.weight")[2] for name in names}
-    assert ends >= {".0_quantized", ".1_quantized", ".0_scale", ".1_scale"}
-    found = onnxruntime.InferenceSession(tmp_path / export.MODEL)
-    reference = open_runtime(Checkpoint.open(tiny_checkpoint), "unet")
-    for feed in Calls(calls / "unet"):
-        (out,) = found.run(None, feed)
-        assert snr_db(reference(**feed)["out_sample"], out) > 10  # of random weights
-
-
 def test_stored_weights_spare_what_the_floor_asks_for(
     tiny_checkpoint: Path, calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
