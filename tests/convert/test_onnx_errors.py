@@ -321,6 +321,7 @@ def test_the_checkpoint_is_never_written_to(output: str, says: str, copy: Path, 
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_network_of_nan_is_exit_1_and_never_written(copy: Path, tmp_path: Path, capsys):
     weights = load_file(copy / WEIGHTS)
     weights["conv_out.weight"][...] = np.nan

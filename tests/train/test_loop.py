@@ -33,6 +33,7 @@ from train.trainer import Part, Trainer, generator_at, seeded, share_of_rate
 ROOT = Path(__file__).parents[2]
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]  # gloo on a CPU
 CONFIG = LoopConfig(steps=40, batch_size=8, learning_rate=1e-2, warmup=5, ema=0.9)
+FLOAT32 = replace(CONFIG, precision="no")  # in bfloat16 a batch is not the sum of its parts
 
 
 def regression(network: nn.Module, part: Part) -> dict[str, torch.Tensor]:
@@ -230,7 +231,7 @@ def test_settings_that_cannot_be_meant(tmp_path: Path, changes: dict, complaint:
 
 
 def test_accumulated_calls_learn_what_one_call_does(tmp_path: Path) -> None:
-    one, four = (train(tmp_path / f"{n}.safetensors", replace(CONFIG, accumulate=n, precision="no")) for n in (1, 4))
+    one, four = (train(tmp_path / f"{n}.safetensors", replace(FLOAT32, accumulate=n)) for n in (1, 4))
     assert torch.allclose(one.weight, four.weight, atol=1e-6)
 
 
@@ -239,12 +240,12 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "from pathlib import Path\nfrom tests.train import test_loop as t\n"
-        f"t.train(Path({str(tmp_path / 'two.safetensors')!r}), log_every=10)\n"
+        f"t.train(Path({str(tmp_path / 'two.safetensors')!r}), t.FLOAT32, log_every=10)\n"
     )
     command = [*LAUNCH, str(script)]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    train(tmp_path / "one.safetensors", log_every=10)
+    train(tmp_path / "one.safetensors", FLOAT32, log_every=10)
     (two, about), (one, expected) = (state_module.load(tmp_path / f"{n}.safetensors") for n in ("two", "one"))
     losses, wanted = (json.loads(found["history"])["terms"]["mse"] for found in (about, expected))
     assert losses == pytest.approx(wanted, abs=1e-4)
@@ -311,7 +312,7 @@ def test_a_scaled_loss_learns_the_same_and_resumes_with_its_scale(
     tmp_path: Path, optimizer: Literal["adamw", "muon"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Powers of two change no digit."""
-    config = replace(CONFIG, optimizer=optimizer, precision="no")
+    config = replace(FLOAT32, optimizer=optimizer)
     plain = train(tmp_path / "plain.safetensors", config)
 
     monkeypatch.setattr(loop, "launch", scaled)
@@ -325,7 +326,7 @@ def test_a_scaled_loss_learns_the_same_and_resumes_with_its_scale(
 
 
 def test_an_overflow_is_skipped_by_every_optimizer_and_halves_the_scale_once(tmp_path: Path) -> None:
-    config = replace(CONFIG, optimizer="muon", precision="no", clip=0.0, ema=0.0)
+    config = replace(FLOAT32, optimizer="muon", clip=0.0, ema=0.0)
     accelerator = scaled(config, tmp_path)
     network = seeded(0, lambda: nn.Linear(4, 1))
     before = {name: value.clone() for name, value in network.state_dict().items()}
