@@ -13,6 +13,7 @@ once as there are cores. What is finished is not done again.
 import json
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from kdc_edge import command
@@ -21,6 +22,7 @@ from kdc_edge.files import read_json, write_json
 from train.quiet import quiet
 from train.sequences import ComparisonConfig
 
+RESULTS = "results.json"
 # what seeds of one comparison may differ in
 OUTSIDE = ("output_dir", "methods", "memories", "scratch", "int8", "workers")
 
@@ -35,12 +37,23 @@ def comparison(config: ComparisonConfig) -> dict[str, Any]:
     trial = Trial(config)  # which refuses what cannot be, before a folder is anybody's
     settings = keep_settings(config)
     trial.run()
-    paths = sorted(config.output_dir.glob("seed-*/result.json"), key=lambda path: int(path.parent.name[5:]))
-    found = summarize(settings, {path.parent.name[5:]: read_json(path) for path in paths})
-    write_json(config.output_dir / "results.json", found)
+    found = summarize(settings, seeds(config.output_dir))
+    write_json(config.output_dir / RESULTS, found)
     page = comparison_page.write(config.output_dir / "comparison.html", found, trial)
     print(f"{page}: open it in a browser", file=sys.stderr)
-    return {"results": str(config.output_dir / "results.json"), "page": str(page), "aims": found["aims"]}
+    return {"results": str(config.output_dir / RESULTS), "page": str(page), "aims": found["aims"]}
+
+
+def seeds(folder: Path) -> dict[str, Any]:
+    """What was found by seed, of all that ran here and of those that only results.json knows: they may have run elsewhere."""
+    known = earlier(folder).get("seeds", {})
+    here = {path.parent.name.removeprefix("seed-"): read_json(path) for path in folder.glob("seed-*/result.json")}
+    return dict(sorted((known | here).items(), key=lambda seed: int(seed[0])))
+
+
+def earlier(folder: Path) -> dict[str, Any]:
+    path = folder / RESULTS
+    return read_json(path) if path.exists() else {}
 
 
 def keep_settings(config: ComparisonConfig) -> dict[str, Any]:
@@ -50,7 +63,7 @@ def keep_settings(config: ComparisonConfig) -> dict[str, Any]:
     settings |= {name: path.read_text() for name in ("tasks", "base") if (path := getattr(config, name)) is not None}
     settings = json.loads(json.dumps(settings, default=str))
     path = config.output_dir / "settings.json"
-    known = read_json(path) if path.exists() else settings
+    known = read_json(path) if path.exists() else earlier(config.output_dir).get("settings", settings)
     if other := [name for name, value in settings.items() if known.get(name) != value]:
         raise UsageError(f"{path.parent} holds seeds with other {', '.join(other)}; choose another --output-dir")
     write_json(path, settings)

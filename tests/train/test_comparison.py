@@ -20,11 +20,11 @@ from safetensors.torch import load_file, save_file
 
 from kdc_edge.bundle import Bundle
 from kdc_edge.errors import UsageError
-from kdc_edge.files import read_json
+from kdc_edge.files import read_json, write_json
 from kdc_edge.replay import hexadecimal
 from tests.train.test_loop import ROOT
 from train.appraisal import Examiner
-from train.comparison import comparison
+from train.comparison import comparison, keep_settings, seeds
 from train.folders import as_stored, load_pipeline
 from train.lessons import Lesson
 from train.recipes import LoopConfig, PicturesConfig, UNetConfig
@@ -122,6 +122,19 @@ def test_a_seed_more_adds_to_what_is_there(config: ComparisonConfig, first: dict
     assert {path: path.stat().st_mtime_ns for path in (config.output_dir / "seed-0").rglob("*.safetensors")} == before
     with pytest.raises(UsageError, match="holds seeds with other base_steps"):
         comparison(replace(config, base_steps=5))
+
+
+def test_seeds_that_ran_elsewhere_count_from_results_json_alone(config: ComparisonConfig, tmp_path: Path) -> None:
+    """What ran here comes first; other settings are refused as those of a folder are."""
+    elsewhere = {"10": {"naive": 1}, "2": {"naive": 2}, "0": {"naive": 3}}
+    settings = keep_settings(replace(config, output_dir=tmp_path / "other")) | {"base_steps": 5}
+    write_json(tmp_path / "results.json", {"seeds": elsewhere, "settings": settings})
+    (tmp_path / "seed-2").mkdir()
+    write_json(tmp_path / "seed-2" / "result.json", {"joint": 4})
+    assert list(seeds(tmp_path).items()) == [("0", {"naive": 3}), ("2", {"joint": 4}), ("10", {"naive": 1})]
+    with pytest.raises(UsageError, match="holds seeds with other base_steps"):
+        keep_settings(replace(config, output_dir=tmp_path))
+    assert not (tmp_path / "settings.json").exists()
 
 
 def test_two_workers_find_what_one_does(config: ComparisonConfig, first: dict, tmp_path: Path) -> None:
