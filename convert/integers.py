@@ -122,7 +122,9 @@ def _replacing(path: Path) -> Iterator[Path]:
             made.replace(path)
             return
         path.with_name(EXTERNAL).unlink(missing_ok=True)  # writers append to one that is there
-        save(ir.load(made), path)  # a quarter of it fits into the graph, most often
+        model = ir.load(made)
+        ir.external_data.load_to_model(model)  # or the graph would go on to name the file that is left behind
+        save(model, path)  # a quarter of it fits into the graph, most often
 
 
 def _left(node: "onnx.NodeProto", leave: Sequence[str]) -> bool:

@@ -70,16 +70,23 @@ def test_a_budget_holds_what_is_left_out_of_it(tiny_checkpoint: Path, calls: Pat
 def test_integers_are_made_of_weights_beside_their_graph(
     component: str, scheme: Scheme, tiny_checkpoint: Path, calls: Path, tmp_path: Path, monkeypatch
 ):
-    """As those of a network are that are too many for one protobuf: no file on the way holds them and the graph."""
+    """As those of a network are that are too many for one protobuf: no file on the way holds them and the graph.
+
+    Of one whose int8 weights are few enough again, they come back into the graph.
+    """
     seen = Calls(calls / component)
-    whole, apart = tmp_path / "whole", tmp_path / "apart"
-    for folder, limit in ((whole, export.EXTERNAL_BYTES), (apart, 0)):
+    whole, apart, back = tmp_path / "whole", tmp_path / "apart", tmp_path / "back"
+    export.export_component(tiny_checkpoint, component, tmp_path)
+    fp32 = (tmp_path / export.MODEL).stat().st_size
+    for folder, limit in ((whole, export.EXTERNAL_BYTES), (apart, 0), (back, 2 * fp32 // 3)):
         folder.mkdir()
         monkeypatch.setattr(export, "EXTERNAL_BYTES", limit)
         export.export_component(tiny_checkpoint, component, folder, scheme, seen)
     assert sorted(path.name for path in apart.iterdir()) == [export.MODEL, export.EXTERNAL]
     assert (apart / export.MODEL).stat().st_size < (whole / export.MODEL).stat().st_size
-    graphs = [onnx.load(folder / export.MODEL).graph for folder in (whole, apart)]
+    assert [path.name for path in back.iterdir()] == [export.MODEL]
+    graphs = [onnx.load(folder / export.MODEL).graph for folder in (whole, apart, back)]
     weights = [{w.name: onnx.numpy_helper.to_array(w) for w in graph.initializer} for graph in graphs]
-    assert weights[0].keys() == weights[1].keys()
-    assert all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
+    for found in weights[1:]:
+        assert found.keys() == weights[0].keys()
+        assert all(np.array_equal(found[name], weights[0][name]) for name in found)
