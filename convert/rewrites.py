@@ -2,8 +2,7 @@
 
 The exporter transposes attention's keys by way of their shape, and scales queries and keys apart: eleven operators where two
 do. After a normalisation it asks for a shape of which only the batch is open. Shapes that are computed while the network runs
-keep phones' accelerators from taking it. Its GELU halves before it
-multiplies, which hides it from onnxruntime.
+keep phones' accelerators from taking it. Its GELU halves before it multiplies, which hides it from onnxruntime.
 """
 
 # q (B, S, N, H), k and v (B, T, N, H): N heads of H channels

@@ -34,7 +34,6 @@ from train.trainer import History
 
 RECIPE = "continual"
 SETTINGS = ("replay", "weights", "update", "rank", "joint", "toned_share", "loop")
-
 READING, USUALLY = ("flips", "cache_dtype"), PicturesConfig()
 
 
