@@ -10,8 +10,10 @@ goes on with those that are missing. No process holds the pictures.
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from kdc_edge.files import read_json, replacing, sha256, write_json
 from kdc_edge.schema import canonical
 from train import autoencoder
 from train.captions import CaptionChoice
-from train.data import Source, open_source, shares
+from train.data import Record, Source, open_source, shares
 from train.diffusion import Cache, Latents, noise_schedule
 from train.recipes import PicturesConfig, check_number
 from train.rows import Stored
@@ -111,18 +113,19 @@ def _pictures(folder: Path, config: PicturesConfig, vae: nn.Module | None, size:
         known = [folder / name for name in read_json(index)]
         if all(path.exists() for path in known):
             return known
+    vae = None if vae is None else vae.to(state.device)
+    paths: list[Path] = []
     with open_source(config.data, revision=config.data_revision) as source:
-        numbers = source.split("train")
-        if not numbers:
-            raise UsageError(f"{config.data}: none of its {len(source)} pictures is in the split 'train'")
-        shards = [numbers[start : start + PICTURES] for start in range(0, len(numbers), PICTURES)]
-        paths = [folder / f"pictures-{i:05}.safetensors" for i in range(len(shards))]
-        mine = list(zip(paths, shards, strict=True))[state.process_index :: state.num_processes]
-        vae = None if vae is None else vae.to(state.device)
-        for path, shard in tqdm(
-            [(p, s) for p, s in mine if not p.exists()], desc="latents", unit="shard", disable=None
-        ):
-            _write_pictures(path, shard, source, vae, size, config)
+        records = (record for record in tqdm(source, "pictures", unit="", disable=None) if record.split == "train")
+        while (first := next(records, None)) is not None:
+            path = folder / f"pictures-{len(paths):05}.safetensors"
+            shard = chain([first], islice(records, PICTURES - 1))
+            if len(paths) % state.num_processes == state.process_index and not path.exists():
+                _write_pictures(path, shard, source, vae, size, config)
+            deque(shard, maxlen=0)  # of another process or of before: read past
+            paths.append(path)
+    if not paths:
+        raise UsageError(f"{config.data}: none of its pictures is in the split 'train'")
     state.wait_for_everyone()
     if state.is_main_process and not index.exists():
         write_json(index, [path.name for path in paths])
@@ -130,24 +133,21 @@ def _pictures(folder: Path, config: PicturesConfig, vae: nn.Module | None, size:
 
 
 def _write_pictures(
-    path: Path, numbers: Sequence[int], source: Source, vae: nn.Module | None, size: int, config: PicturesConfig
+    path: Path, shard: Iterator[Record], source: Source, vae: nn.Module | None, size: int, config: PicturesConfig
 ) -> None:
     tensors: dict[str, list[Tensor]] = {}
     known: dict[str, list[Any]] = {"captions": [], "rows": []}
     digest = hashlib.sha256()
-    call = max(1, PIXELS // size**2)
-    for start in range(0, len(numbers), call):
-        items = [source.read(number, size) for number in numbers[start : start + call]]
-        pixels = np.stack([picture for picture, _, _ in items])
+    while records := list(islice(shard, max(1, PIXELS // size**2))):
+        pictures, captions, rows = zip(*(source.read(record, size) for record in records), strict=True)
+        pixels = np.stack(pictures)
         digest.update(pixels.tobytes())
-        known["captions"] += [captions for _, captions, _ in items]
-        known["rows"] += [row for _, _, row in items]
+        known["captions"] += captions
+        known["rows"] += rows
         found = {} if vae is None else _encoded(vae, torch.from_numpy(pixels).permute(0, 3, 1, 2), config.flips)
         for name, value in found.items():
             if not torch.isfinite(value).all():
-                raise GateError(
-                    f"{source.name}, rows {numbers[start]} to {numbers[start] + len(items) - 1}: {NOT_FINITE}"
-                )
+                raise GateError(f"{source.name}, rows {records[0].number} to {records[-1].number}: {NOT_FINITE}")
             tensors.setdefault(name, []).append(value.to(TORCH[config.cache_dtype]))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path.with_suffix(".json"), known | {"pixels": digest.hexdigest()})

@@ -1,8 +1,8 @@
-"""Captioned pictures from anywhere, as one array in memory.
+"""Captioned pictures from anywhere: as a stream, or as one array in memory.
 
-`load` takes a tar or zip or folder in the `imagefolder` convention (pictures beside a `metadata.jsonl`, or one folder per
-class), WebDataset shards, or a hub id; Hugging Face `datasets` reads them all. Captions come from a column (`text`,
-`caption`, `prompt`) or from the class name.
+A source is a tar or zip or folder in the `imagefolder` convention (pictures beside a `metadata.jsonl`, or one folder per
+class), WebDataset shards, or a hub id; Hugging Face `datasets` streams them all, so that none has to fit into memory or on
+this disk. Captions come from a column (`text`, `caption`, `prompt`) or from the class name.
 """
 
 import contextlib
@@ -12,8 +12,9 @@ import re
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 TEXT_COLUMNS = ("text", "caption", "prompt", "txt")
 IMAGE_COLUMNS = ("image", "webp", "png", "jpg", "jpeg")
+HEAD = 64  # members of a tar that say what it is
 
 
 @dataclass(frozen=True)
@@ -79,91 +81,93 @@ def load(source: str, size: int, *, revision: str | None = None, split: str = "t
     Raises UsageError for a source that is not there or has no caption column, BundleError for a file that is no picture.
     """
     with open_source(source, revision=revision, split=split) as found:
-        items = [found.read(number, size) for number in range(len(found))]
+        items = [found.read(record, size) for record in found]
     pixels, texts, rows = zip(*items, strict=True)
     return Pictures(np.stack(pixels), texts, rows)
 
 
 @dataclass(frozen=True)
+class Record:
+    """A picture, still encoded, and what the data set says of it."""
+
+    number: int
+    """Of the row, from 0."""
+    columns: dict[str, Any]
+
+    @property
+    def split(self) -> str:
+        return flatten(self.columns).get("split") or "train"
+
+
+@dataclass(frozen=True)
 class Source:
-    """An opened data set; pictures stay on disk until they are read."""
+    """An opened data set, read from its beginning by each iteration, one record at a time."""
 
     name: str
     table: Any
     image_column: str
-    text_of: Callable[[dict[str, Any], int], str]
+    text_of: Callable[[Record], str]
 
-    def __len__(self) -> int:
-        return len(self.table)
+    def __iter__(self) -> Iterator[Record]:
+        with readable(self.name):
+            for number, columns in enumerate(self.table):
+                yield Record(number, columns)
 
-    def read(self, number: int, size: int) -> tuple[np.ndarray, tuple[str, ...], dict[str, str]]:
+    def read(self, record: Record, size: int) -> tuple[np.ndarray, tuple[str, ...], dict[str, str]]:
         """Pixels (size, size, 3) uint8, captions, and what else is known of a picture, its file's SHA-256 included."""
-        record = self.table[number]
-        name, data = file_of(record[self.image_column], f"{self.name}, row {number}")
+        name, data = file_of(record.columns[self.image_column], f"{self.name}, row {record.number}")
         picture = decode_bytes(data, size, name)
-        row = {k: v for k, v in flatten(record).items() if isinstance(v, str)}
-        row |= {"text": self.text_of(record, number), "sha256": hashlib.sha256(data).hexdigest()}
+        row = {k: v for k, v in flatten(record.columns).items() if isinstance(v, str)}
+        row |= {"text": self.text_of(record), "sha256": hashlib.sha256(data).hexdigest()}
         return picture, tuple(captions(row, picture)), row
-
-    def split(self, name: str) -> list[int]:
-        """Numbers of the rows whose `split` column is `name`; where there is no such column, all are `train`."""
-        names = self.table.column_names
-        if "split" in names:
-            found = list(self.table["split"])
-        elif "json" in names:
-            found = [(inner or {}).get("split", "train") for inner in self.table["json"]]
-        else:
-            found = ["train"] * len(self)
-        return [number for number, split in enumerate(found) if split == name]
 
 
 @contextlib.contextmanager
 def open_source(source: str, *, revision: str | None = None, split: str = "train") -> Iterator[Source]:
-    with open_table(source, revision, split) as table:
-        if not len(table):
-            raise UsageError(f"{source}: no pictures in it")
-        image_column = column(table.column_names, IMAGE_COLUMNS, source, "pictures")
-        yield Source(source, table, image_column, text_reader(table, source))
-
-
-@contextlib.contextmanager
-def open_table(source: str, revision: str | None, split: str) -> Iterator[Any]:
-    """A `datasets` table with undecoded pictures; local files are read from and cached in a temporary folder."""
+    """A data set that streams from where it is: nothing is copied but an archive of a folder, which is unpacked."""
     import datasets
 
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory(prefix="kdc-data-") as temporary:
-        try:
-            table = datasets.load_dataset(**where(source, Path(temporary), revision), split=split)
-        except datasets.data_files.EmptyDatasetError as error:
-            raise UsageError(f"{source}: no pictures in it") from error
-        except (
-            datasets.exceptions.DatasetGenerationError,
-            datasets.exceptions.DatasetsError,
-            ValueError,
-            OSError,
-        ) as error:
-            cause = error.__cause__ or error
-            raise BundleError(f"{source}: not readable as pictures with captions ({cause})") from error
-        for name, feature in table.features.items():
-            if isinstance(feature, datasets.Image):
-                table = table.cast_column(name, datasets.Image(decode=False))
-        yield table
+        with readable(source):
+            table = datasets.load_dataset(**where(source, Path(temporary), revision), split=split, streaming=True)
+            features = table.features or {}
+            for name, feature in features.items():
+                if isinstance(feature, datasets.Image):
+                    table = table.cast_column(name, datasets.Image(decode=False))
+            first = next(iter(table), None)
+        if first is None:
+            raise UsageError(f"{source}: no pictures in it")
+        image_column = column(list(first), IMAGE_COLUMNS, source, "pictures")
+        yield Source(source, table, image_column, text_reader(first, features, source))
+
+
+@contextlib.contextmanager
+def readable(source: str) -> Iterator[None]:
+    """What `datasets` fails with, as our errors."""
+    import datasets
+
+    try:
+        yield
+    except datasets.data_files.EmptyDatasetError as error:
+        raise UsageError(f"{source}: no pictures in it") from error
+    except (datasets.exceptions.DatasetsError, tarfile.TarError, ValueError, OSError) as error:
+        cause = error.__cause__ or error
+        raise BundleError(f"{source}: not readable as pictures with captions ({cause})") from error
 
 
 def where(source: str, temporary: Path, revision: str | None) -> dict[str, Any]:
     """`load_dataset`'s arguments for a folder, an archive, shards or a hub id."""
-    path, cache = Path(source), str(temporary / "cache")
+    path = Path(source)
     if path.is_file():
-        folder = temporary / "files"
-        unpack(path, folder)
-        if is_shard(path, folder):
-            return {"path": "webdataset", "data_files": [source], "cache_dir": cache}
-        return {"path": "imagefolder", "data_dir": str(folder), "cache_dir": cache}
+        if path.suffix != ".zip" and is_shard(path):
+            return {"path": "webdataset", "data_files": [source]}
+        unpack(path, temporary)
+        return {"path": "imagefolder", "data_dir": str(temporary)}
     if path.is_dir():
         if shards := sorted(str(shard) for shard in path.glob("*.tar")):
-            return {"path": "webdataset", "data_files": shards, "cache_dir": cache}
-        return {"path": "imagefolder", "data_dir": source, "cache_dir": cache}
+            return {"path": "webdataset", "data_files": shards}
+        return {"path": "imagefolder", "data_dir": source}
     if source.count("/") != 1 or source.startswith((".", "/")):
         raise UsageError(f"{source}: no such file or folder")
     if revision is None or not re.fullmatch("[0-9a-f]{40}", revision):
@@ -174,22 +178,29 @@ def where(source: str, temporary: Path, revision: str | None) -> dict[str, Any]:
     return {"path": source, "revision": revision}
 
 
-def is_shard(archive: Path, folder: Path) -> bool:
-    """Whether what a tar was unpacked to is WebDataset's: captions in files named as their pictures are."""
-    if archive.suffix == ".zip" or (folder / "metadata.jsonl").exists():
-        return False
-    texts = {file.with_suffix("") for kind in ("json", "txt") for file in folder.rglob(f"*.{kind}")}
-    return any(file.with_suffix("") in texts for kind in IMAGE_COLUMNS[1:] for file in folder.rglob(f"*.{kind}"))
+def is_shard(archive: Path) -> bool:
+    """Whether a tar is WebDataset's: captions in files named as their pictures are, and those begin it."""
+    with opened(archive), tarfile.open(archive) as file:
+        members = list(islice((Path(member.name) for member in file if member.isfile()), HEAD))
+    texts = {name.with_suffix("") for name in members if name.suffix in (".json", ".txt")}
+    return any(name.suffix[1:] in IMAGE_COLUMNS and name.with_suffix("") in texts for name in members)
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    try:
+    with opened(archive):
         if archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as file:
                 file.extractall(folder)
         else:
             with tarfile.open(archive) as file:
                 file.extractall(folder, filter="data")
+
+
+@contextlib.contextmanager
+def opened(archive: Path) -> Iterator[None]:
+    """BundleError for an archive that is none."""
+    try:
+        yield
     except (tarfile.TarError, zipfile.BadZipFile) as error:
         raise BundleError(f"{archive}: not a readable tar or zip ({error})") from error
 
@@ -201,20 +212,17 @@ def column(names: Sequence[str], wanted: Sequence[str], source: str, what: str) 
     raise UsageError(f"{source}: no column for {what}; wanted one of {', '.join(wanted)}, there are {', '.join(names)}")
 
 
-def text_reader(table: Any, source: str) -> Callable[[dict[str, Any], int], str]:
-    """How to read one record's caption: a text column, a WebDataset `json` with one, or the class name of its label."""
-    names = table.column_names
-    label = table.features.get("label") or table.features.get("labels")
-    if not any(name in names for name in (*TEXT_COLUMNS, "json")) and hasattr(label, "int2str"):
-        key = "label" if "label" in names else "labels"
-        return lambda record, number: class_caption(label.int2str(record[key]))
-    sample = flatten(table[0]) if len(table) else {}
-    key = column([*names, *sample], TEXT_COLUMNS, source, "captions")
+def text_reader(first: dict[str, Any], features: Mapping[str, Any], source: str) -> Callable[[Record], str]:
+    """How to read a record's caption: a text column, a WebDataset `json` with one, or the class name of its label."""
+    label = next((name for name in ("label", "labels") if hasattr(features.get(name), "int2str")), None)
+    if label is not None and not any(name in first for name in (*TEXT_COLUMNS, "json")):
+        return lambda record: class_caption(features[label].int2str(record.columns[label]))
+    key = column(list(flatten(first)), TEXT_COLUMNS, source, "captions")
 
-    def read(record: dict[str, Any], number: int) -> str:
-        text = flatten(record).get(key)
+    def read(record: Record) -> str:
+        text = flatten(record.columns).get(key)
         if not isinstance(text, str) or not text.strip():
-            raise UsageError(f"{source}, row {number}: column '{key}' holds no caption")
+            raise UsageError(f"{source}, row {record.number}: column '{key}' holds no caption")
         return text
 
     return read

@@ -1,18 +1,24 @@
 """What is computed once: found again, made anew when stale, gone on with after a kill, and the same as computed live."""
 
+import io
 import json
 import shutil
+import tarfile
+import tempfile
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from kdc_edge.errors import GateError, UsageError
 from train import autoencoder, cache
 from train.cache import cached
-from train.data import load
+from train.data import Source, load
 from train.folders import load_pipeline
 from train.recipes import PicturesConfig
 from train.rows import Stored
@@ -90,6 +96,40 @@ def test_it_is_computed_once_and_goes_on_after_a_kill(
     assert torch.equal(before.noisy, after.noisy)
 
 
+def test_shards_stream_through_little_memory_and_no_copy(
+    config: PicturesConfig, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two WebDataset shards of 24 MB; what is held at once is a call's pictures, and nothing lies in the temporary folder."""
+    data, temporary, rng = tmp_path / "shards", tmp_path / "tmp", np.random.default_rng(0)
+    data.mkdir(), temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(cache, "PIXELS", 4 * 64**2)
+    for shard in range(2):
+        with tarfile.open(data / f"{shard:05}.tar", "w") as tar:
+            for i in range(30):
+                for kind, content in (("png", noise(rng, 512)), ("txt", f"noise {shard} {i}".encode())):
+                    info = tarfile.TarInfo(f"{i:04}.{kind}")
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+    copied: list[Path] = []
+    read = Source.read
+    monkeypatch.setattr(Source, "read", lambda *given: copied.extend(temporary.rglob("*.*")) or read(*given))
+    pipeline = load_pipeline(str(tiny_checkpoint))
+    tracemalloc.start()
+    _, table = cached(replace(config, data=str(data)), pipeline, 0.2)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [group[0] for group in table.captions] == [f"noise {shard} {i}" for shard in range(2) for i in range(30)]
+    assert copied == []
+    assert peak < sum(path.stat().st_size for path in data.iterdir()) / 4
+
+
+def noise(rng: np.random.Generator, side: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()
+
+
 def test_other_networks_pictures_or_settings_have_a_cache_of_their_own(
     config: PicturesConfig, tiny_checkpoint: Path, few: Path, tmp_path: Path
 ) -> None:
@@ -158,7 +198,7 @@ def test_no_picture_of_the_training_split(
     config: PicturesConfig, tiny_checkpoint: Path, few: Path, tmp_path: Path
 ) -> None:
     other = with_rows(few, tmp_path / "other", split="test")
-    with pytest.raises(UsageError, match="none of its 16 pictures is in the split 'train'"):
+    with pytest.raises(UsageError, match="none of its pictures is in the split 'train'"):
         cached(replace(config, data=other), load_pipeline(str(tiny_checkpoint)), 0.2)
 
 
