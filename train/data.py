@@ -170,12 +170,16 @@ def where(source: str, temporary: Path, revision: str | None) -> dict[str, Any]:
         return {"path": "imagefolder", "data_dir": source}
     if source.count("/") != 1 or source.startswith((".", "/")):
         raise UsageError(f"{source}: no such file or folder")
-    if revision is None or not re.fullmatch("[0-9a-f]{40}", revision):
+    if not is_commit(revision):
         raise UsageError(
             f"{source}: no such file or folder; if it is meant as a data set on the hub, pin it with --data-revision "
             "COMMIT (40 hexadecimal digits), so that a run can be repeated"
         )
     return {"path": source, "revision": revision}
+
+
+def is_commit(revision: str | None) -> bool:
+    return revision is not None and re.fullmatch("[0-9a-f]{40}", revision) is not None
 
 
 def is_shard(archive: Path) -> bool:

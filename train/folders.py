@@ -15,6 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from kdc_edge.checkpoint import Checkpoint, CheckpointInfo
 from kdc_edge.errors import UsageError
 from kdc_edge.files import read_json, replace_dir, write_json
+from train.data import is_commit
 
 SHARD = "15MB"
 MUST_AGREE = (
@@ -104,10 +105,14 @@ def load_pipeline(source: str, revision: str | None = None) -> StableDiffusionPi
 
 
 def is_hub_id(source: str, revision: str | None) -> bool:
-    """Whether `source` is no path but a repository on the hub; UsageError if no revision pins it."""
+    """Whether `source` is no path but a repository on the hub; UsageError if no commit pins it, or one does a path."""
     hub = not Path(source).exists() and source.count("/") == 1
-    if hub and revision is None:
-        raise UsageError(f"{source} is a hub id: pin it with --revision COMMIT, so that a run can be repeated")
+    if hub and not is_commit(revision):
+        raise UsageError(
+            f"{source} is a hub id: pin it with --revision COMMIT (40 hexadecimal digits), so that a run can be repeated"
+        )
+    if revision is not None and not hub:
+        raise UsageError(f"{source} is no hub id, which --revision pins; drop it")
     return hub
 
 

@@ -14,7 +14,7 @@ from train.student_spec import StudentName
 
 OutputDir = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 GUIDED = Sampling(steps=8, guidance=1.5)
-NOT_NEGATIVE = ("warmup", "sample_every", "weight_decay", "clip", "features", "latent_noise", "blur", "noise",
+NOT_NEGATIVE = ("warmup", "sample_every", "weight_decay", "clip", "features", "latent_noise", "blur", "noise", "blocks",
                 "task", "out", "feat", "soft", "soft_normalised")  # fmt: skip
 POSITIVE = ("steps", "batch_size", "learning_rate", "accumulate", "parts", "steps_drawn", "channels", "captions", "size",
             "merges", "neighbours")  # fmt: skip

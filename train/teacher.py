@@ -34,7 +34,7 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
     from train import logbook
     from train.data import load
     from train.folders import load_pipeline, save_pipeline
-    from train.loop import is_main
+    from train.loop import is_main, ready
 
     check_numbers(config)
     refuse_existing(config.output_dir, config.force)
@@ -45,8 +45,11 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
         learning_rate=recipe.unet_loop.learning_rate if config.learning_rate is None else config.learning_rate,
     )
     recipe = replace(recipe, unet_loop=loop)
-    previous = load_pipeline(str(config.init)) if config.init else None
     start = Checkpoint.open(config.init).id if config.init else None
+    for name, (loop, of) in stages(recipe).items():
+        if start is None or name == "unet":
+            ready(loop, config.run_dir / f"{name}.safetensors", {"init": str(start), "of": of})
+    previous = load_pipeline(str(config.init)) if config.init else None
     if previous is not None:
         check_start(previous, config)
     pictures = load(config.pictures.data, recipe.size, revision=config.pictures.data_revision).split("train")
@@ -77,6 +80,15 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
     return {"path": str(config.output_dir), **results}
 
 
+def stages(recipe: TeacherRecipe) -> dict[str, tuple[LoopConfig, Any]]:
+    """How each network is trained, and its settings, in order."""
+    return {
+        "autoencoder": (recipe.autoencoder_loop, recipe.autoencoder),
+        "text": (recipe.text_loop, recipe.text),
+        "unet": (recipe.unet_loop, recipe.unet),
+    }
+
+
 def check_start(pipeline: "StableDiffusionPipeline", config: TeacherConfig) -> None:
     """UsageError for an --init that is no teacher of this command's: it would be trained on to something else."""
     vae, kind = type(pipeline.vae).__name__, pipeline.scheduler.config.prediction_type
@@ -95,7 +107,7 @@ class Run:
     ) -> None:
         from train.loop import pick_device
 
-        self.config, self.recipe, self.pictures = config, recipe, pictures
+        self.config, self.recipe, self.pictures, self.stages = config, recipe, pictures, stages(recipe)
         self.device, self.metrics = pick_device(), {}
         self.key = {"data": pictures.digest(), "init": str(start)}
         self.pixels = pictures.tensor()
@@ -109,11 +121,11 @@ class Run:
         from train import autoencoder
         from train.trainer import seeded
 
-        settings, loop = self.recipe.autoencoder, self.recipe.autoencoder_loop
+        loop, settings = self.stages["autoencoder"]
         vae = seeded(loop.seed, lambda: autoencoder.build(settings)).to(self.device)
         network = autoencoder.Reconstruction(vae, settings.latent_noise)
         loss = autoencoder.reconstruction_loss(self.pixels, loop.batch_size)
-        history = self._fit("autoencoder", network, loss, loop, settings)
+        history = self._fit("autoencoder", network, loss)
         self.metrics |= {
             "vae_psnr": round(autoencoder.psnr(vae, self.pixels), 2),
             "vae_seconds": round(history.seconds, 1),
@@ -124,11 +136,11 @@ class Run:
         from train import contrastive
         from train.trainer import seeded
 
-        settings, loop = self.recipe.text, self.recipe.text_loop
+        loop, settings = self.stages["text"]
         clip = seeded(loop.seed, lambda: contrastive.build(settings, tokenizer, self.recipe.size)).to(self.device)
         ids = contrastive.CaptionIds(tokenizer, self.pictures.captions)
         loss = contrastive.contrastive_loss(self.pixels, ids, loop.batch_size, settings)
-        history = self._fit("text", clip, loss, loop, settings)
+        history = self._fit("text", clip, loss)
         self.metrics |= {
             "text_loss": round(history.terms["contrastive"][-1], 4),
             "text_seconds": round(history.seconds, 1),
@@ -145,28 +157,21 @@ class Run:
         from train.folders import assemble
         from train.trainer import seeded
 
-        loop = self.recipe.unet_loop
+        loop, settings = self.stages["unet"]
         side = self.recipe.size // 2 ** (len(vae.config.encoder_block_out_channels) - 1)
         channels, width = vae.config.latent_channels, encoder.config.hidden_size
-        network = start or seeded(loop.seed, lambda: diffusion.build(self.recipe.unet, channels, side, width))
+        network = start or seeded(loop.seed, lambda: diffusion.build(settings, channels, side, width))
         network = diffusion.for_training(network, self.device)
         pipeline = assemble(network, vae, encoder, tokenizer, diffusion.build_scheduler())
         source, table = cached(self.config.pictures, pipeline, self.recipe.toned_share)
         loss = diffusion.task_loss(source, loop.batch_size)
         sample = sampler(pipeline, table.captions, self.config.run_dir / "samples")
-        return pipeline, self._fit("unet", network, loss, loop, self.recipe.unet, sample), table.digest
+        return pipeline, self._fit("unet", network, loss, sample), table.digest
 
-    def _fit(
-        self,
-        name: str,
-        module: "nn.Module",
-        loss: "Loss",
-        loop: LoopConfig,
-        of: object,
-        sample: "Sampler | None" = None,
-    ) -> "History":
+    def _fit(self, name: str, module: "nn.Module", loss: "Loss", sample: "Sampler | None" = None) -> "History":
         from train.loop import fit
 
+        loop, of = self.stages[name]
         state = self.config.run_dir / f"{name}.safetensors"
         return fit(module, loss, loop, state, key=self.key | {"of": of}, label=name, sample=sample)
 

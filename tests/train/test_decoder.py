@@ -62,6 +62,8 @@ def test_what_cannot_be_made_tiny(config: DecoderConfig, tiny_checkpoint: Path) 
         decoder(replace(config, model=tiny_checkpoint))
     with pytest.raises(UsageError, match="--blocks has 3 numbers, the autoencoder has 2 levels"):
         decoder(replace(config, blocks=(1, 1, 1)))
+    with pytest.raises(UsageError, match="--blocks is -1; it must be 0 or more"):
+        decoder(replace(config, blocks=(1, -1)))
     for change in ({"checkpointing": True}, {"sample_every": 3}):
         with pytest.raises(UsageError, match="of use to a U-Net only"):
             decoder(replace(config, loop=replace(config.loop, **change)))

@@ -91,6 +91,12 @@ def test_an_existing_output_is_refused_before_any_work(teacher: Path, few: Path)
     assert not (teacher / "run2").exists()
 
 
+def test_a_teachers_run_folder_of_another_recipe_is_refused_before_any_work(teacher: Path, tmp_path: Path) -> None:
+    nowhere = PicturesConfig(str(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match=r"autoencoder\.safetensors belongs to a run with other settings"):
+        train_teacher(TeacherConfig(tmp_path / "out", teacher / "run", pictures=nowhere))
+
+
 def test_training_on_from_a_teacher_keeps_all_but_the_unet(teacher: Path, few: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(recipes.TEACHERS, "emoji-64", lambda: replace(TINY, unet_loop=replace(LOOP, learning_rate=1e-2)))

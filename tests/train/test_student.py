@@ -174,6 +174,8 @@ def test_a_pruned_teacher_is_a_checkpoint(tiny_checkpoint: Path, few: Path, tmp_
         ({"budget_macs": 1.5}, UsageError, "above 0 and below 1"),
         ({"calibration": 0}, UsageError, "at least one picture"),
         ({"teacher": "nobody/nothing"}, UsageError, "pin it with --revision"),
+        ({"teacher": "nobody/nothing", "revision": "main"}, UsageError, "pin it with --revision COMMIT .40 hex"),
+        ({"teacher": "no/such/folder", "revision": "0" * 40}, UsageError, "is no hub id"),
         ({"teacher": "no/such/folder"}, BundleError, "no such file"),
     ],
 )
