@@ -24,7 +24,7 @@ from train.sequences import ComparisonConfig
 
 RESULTS = "results.json"
 # what seeds of one comparison may differ in
-OUTSIDE = ("output_dir", "methods", "memories", "scratch", "int8", "workers")
+OUTSIDE = ("output_dir", "methods", "variants", "scratch", "int8", "workers")
 
 
 def comparison(config: ComparisonConfig) -> dict[str, Any]:
@@ -45,10 +45,12 @@ def comparison(config: ComparisonConfig) -> dict[str, Any]:
 
 
 def seeds(folder: Path) -> dict[str, Any]:
-    """What was found by seed, of all that ran here and of those that only results.json knows: they may have run elsewhere."""
-    known = earlier(folder).get("seeds", {})
-    here = {path.parent.name.removeprefix("seed-"): read_json(path) for path in folder.glob("seed-*/result.json")}
-    return dict(sorted((known | here).items(), key=lambda seed: int(seed[0])))
+    """By seed and method, what was found here, and what only results.json knows: it may have run elsewhere."""
+    found = earlier(folder).get("seeds", {})
+    for path in folder.glob("seed-*/result.json"):
+        seed = path.parent.name.removeprefix("seed-")
+        found[seed] = found.get(seed, {}) | read_json(path)
+    return dict(sorted(found.items(), key=lambda seed: int(seed[0])))
 
 
 def earlier(folder: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import tyro
 
@@ -13,6 +13,7 @@ from train.recipes import LoopConfig, OutputDir, PicturesConfig, UNetConfig
 Policy = Literal["reservoir", "class-balanced", "herding", "random"]
 Update = Literal["full", "cross-attention", "lora"]
 Method = Literal["naive", "joint", "replay", "replay-no-distillation", "pixel-replay"]
+CHOICES = {"policy": get_args(Policy), "store": get_args(Store), "update": get_args(Update)}
 METHODS: tuple[Method, ...] = ("naive", "joint", "replay", "replay-no-distillation", "pixel-replay")
 USUAL = LoopConfig(800, 32, 4e-4, "muon", warmup=50, ema=0.995)
 SHORT = LoopConfig(800, 32, 6e-4, "muon", warmup=50, ema=0.995, precision="no")  # seeds of all machines compare
@@ -108,8 +109,8 @@ class ComparisonConfig:
     output_dir: OutputDir = Path("runs/comparison")
     """Folder for every run, results.json and comparison.html; seeds add up in it."""
     methods: tuple[Method, ...] = METHODS
-    memories: tuple[str, ...] = ()
-    """Also replay with these bytes: what is kept against what is remembered."""
+    variants: tuple[str, ...] = ()
+    """Also replay with one setting otherwise: replay-memory=13KB, policy=herding, store=captions, update=lora."""
     model: Annotated[Path, tyro.conf.arg(aliases=["-m"])] = Path("assets/emoji-64/student")
     """Where the frozen autoencoder and text encoder come from; its U-Net is not used."""
     tasks: Path | None = None

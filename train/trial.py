@@ -30,7 +30,7 @@ from train.pixels import room, webp_bytes
 from train.quiet import quiet
 from train.replay import new_about
 from train.rules import Rules, decided, parse_bytes
-from train.sequences import ComparisonConfig, ContinualConfig, ReplayConfig
+from train.sequences import CHOICES, ComparisonConfig, ContinualConfig, ReplayConfig
 from train.trainer import seeded
 
 GROUPS = {
@@ -64,7 +64,9 @@ class Trial:
         self.long = replace(config.loop, steps=steps, learning_rate=rate, warmup=max(1, steps // 30), ema=0.999)
         self.pictures = self._pictures()
         self.examiner = Examiner(self.pictures, config.judge, config.prompts, config.draw_steps, config.strip)
-        self.more = {f"replay-{memory}": str(parse_bytes(memory)) for memory in config.memories}
+        self.variants = {f"replay-{variant.partition('=')[2]}": variant for variant in config.variants}
+        for name in self.variants:
+            self._method(name)
         self.blank, self.known = self.folder / "blank", self.folder / BASE / "checkpoints" / self.base.name
 
     def run(self) -> None:
@@ -80,7 +82,7 @@ class Trial:
     def _each(self) -> Iterator[dict[str, Any]]:
         """The scores of every part, by method, as they come."""
         config = self.config
-        alone, following = ([SCRATCH] if config.scratch else []), [*config.methods, *self.more]
+        alone, following = ([SCRATCH] if config.scratch else []), [*config.methods, *self.variants]
         workers = config.workers
         if workers is None:
             workers = 1 if torch.cuda.is_available() else cores()
@@ -134,8 +136,8 @@ class Trial:
         """Its settings."""
         given, settings = self.config.replay, self._settings(method)
         alone = replace(self.config.weights, previous_weight=0.0)
-        if (other := self.more.get(method)) is not None:
-            return replace(settings, replay=replace(given, replay_memory=other))
+        if (variant := self.variants.get(method)) is not None:
+            return varied(settings, variant)
         if method == "pixel-replay":
             room = self._room_for_pixels(decided(given).limit)
             return replace(settings, weights=alone, replay=replace(given, store="fp16", replay_memory=str(room)))
@@ -208,6 +210,19 @@ class Trial:
         shape = (unet.in_channels, unet.sample_size, unet.sample_size)
         chosen = {"limit": 0, "policy": policy, "store": "fp16", "seed": self.config.loop.seed}
         return new_about("", "", shape, (self.base.name,), **chosen)
+
+
+def varied(settings: ContinualConfig, variant: str) -> ContinualConfig:
+    """One setting otherwise, as `policy=herding`. Raises UsageError."""
+    name, _, value = variant.partition("=")
+    if name == "replay-memory":
+        return replace(settings, replay=replace(settings.replay, replay_memory=str(parse_bytes(value))))
+    if value not in CHOICES.get(name, ()):
+        known = ", ".join(f"{each}={'|'.join(values)}" for each, values in CHOICES.items())
+        raise UsageError(f"--variants {variant}: one of replay-memory=BYTES, {known} is wanted")
+    if name == "update":
+        return replace(settings, update=value)
+    return replace(settings, replay=replace(settings.replay, **{name: value}))
 
 
 def in_worker(config: ComparisonConfig, workers: int, name: str) -> dict[str, Any]:

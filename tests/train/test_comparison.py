@@ -125,13 +125,14 @@ def test_a_seed_more_adds_to_what_is_there(config: ComparisonConfig, first: dict
 
 
 def test_seeds_that_ran_elsewhere_count_from_results_json_alone(config: ComparisonConfig, tmp_path: Path) -> None:
-    """What ran here comes first; other settings are refused as those of a folder are."""
-    elsewhere = {"10": {"naive": 1}, "2": {"naive": 2}, "0": {"naive": 3}}
+    """As do methods of a seed that ran here, what ran here coming first; other settings are refused as a folder's are."""
+    elsewhere = {"10": {"naive": 1}, "2": {"naive": 2, "replay": 6}, "0": {"naive": 3}}
     settings = keep_settings(replace(config, output_dir=tmp_path / "other")) | {"base_steps": 5}
     write_json(tmp_path / "results.json", {"seeds": elsewhere, "settings": settings})
     (tmp_path / "seed-2").mkdir()
-    write_json(tmp_path / "seed-2" / "result.json", {"joint": 4})
-    assert list(seeds(tmp_path).items()) == [("0", {"naive": 3}), ("2", {"joint": 4}), ("10", {"naive": 1})]
+    write_json(tmp_path / "seed-2" / "result.json", {"naive": 5, "joint": 4})
+    found = [("0", {"naive": 3}), ("2", {"naive": 5, "replay": 6, "joint": 4}), ("10", {"naive": 1})]
+    assert list(seeds(tmp_path).items()) == found
     with pytest.raises(UsageError, match="holds seeds with other base_steps"):
         keep_settings(replace(config, output_dir=tmp_path))
     assert not (tmp_path / "settings.json").exists()
@@ -257,11 +258,29 @@ def test_methods_differ_in_what_they_are_named_after(trial: Trial) -> None:
     assert undistilled == ["replay-no-distillation", "pixel-replay"]
 
 
-def test_further_memories_are_methods_that_differ_in_bytes_alone(config: ComparisonConfig, trial: Trial) -> None:
-    settings, usual = Trial(replace(config, memories=("13KB",)))._method("replay-13KB"), trial._method("replay")
-    assert rules_of(settings).limit == 13_000 and settings.replay == replace(usual.replay, replay_memory="13000")
-    with pytest.raises(UsageError, match="is no number of bytes"):
-        Trial(replace(config, memories=("some",)))
+def test_variants_are_replay_but_for_one_setting(config: ComparisonConfig, trial: Trial) -> None:
+    chosen = ("replay-memory=13KB", "policy=herding", "store=captions", "update=lora")
+    varied, usual = Trial(replace(config, variants=chosen)), trial._method("replay")
+    found = {name: varied._method(name) for name in ("replay-13KB", "replay-herding", "replay-captions", "replay-lora")}
+    folders = {"run_dir": usual.run_dir, "output_dir": usual.output_dir, "buffer": usual.buffer, "log": usual.log}
+    memory, policy, store, update = (replace(settings, **folders) for settings in found.values())
+    assert memory == replace(usual, replay=replace(usual.replay, replay_memory="13000"))
+    assert policy == replace(usual, replay=replace(usual.replay, policy="herding"))
+    assert store == replace(usual, replay=replace(usual.replay, store="captions"))
+    assert update == replace(usual, update="lora")
+
+
+@pytest.mark.parametrize(
+    ("variant", "complaint"),
+    [
+        ("replay-memory=some", "is no number of bytes"),
+        ("policy=newest", "policy=newest: one of replay-memory=BYTES, policy=reservoir"),
+        ("13KB", "--variants 13KB: one of"),
+    ],
+)
+def test_a_variant_that_is_none(variant: str, complaint: str, config: ComparisonConfig) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        Trial(replace(config, variants=(variant,)))
 
 
 def test_bundles_are_not_calibrated_on_what_is_judged(trial: Trial) -> None:
