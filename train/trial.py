@@ -11,6 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
+from kdc_edge.bundle import Bundle
 from kdc_edge.checkpoint import Checkpoint, CheckpointInfo
 from kdc_edge.errors import GateError, UsageError
 from kdc_edge.files import read_json, replace_file, write_json
@@ -165,10 +166,10 @@ class Trial:
     def _as_int8(self, task: str) -> dict[str, Any]:
         """Of the checkpoint after a task, as a bundle, calibrated on captions that are not judged."""
         bundle, prompts = self.folder / "int8" / task, self.folder / "int8" / "calibration.txt"
-        if not bundle.exists():
-            model = self.folder / "replay" / "checkpoints" / task
+        model = self.folder / "replay" / "checkpoints" / task
+        if not (bundle.exists() and Bundle.open(bundle).manifest.provenance.checkpoint == Checkpoint.open(model).id):
             replace_file(prompts, "\n".join(self.examiner.others(CALIBRATION)).encode())
-            arguments = ["onnx", "--model", str(model), "-o", str(bundle), "--precision", "int8"]
+            arguments = ["onnx", "--model", str(model), "-o", str(bundle), "--force", "--precision", "int8"]
             if code := run_stage("convert", [*arguments, "--calibration", str(prompts)]):
                 raise GateError(f"{model}: its conversion to int8 ended with exit code {code}")
         return self._examined(bundle, f"{INT8}-{task}")

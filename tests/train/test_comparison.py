@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from kdc_edge.bundle import Bundle
+from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.errors import UsageError
 from kdc_edge.files import read_json, write_json
 from kdc_edge.replay import hexadecimal
@@ -220,6 +221,8 @@ def test_int8_bundles_are_judged_beside_their_checkpoints(
         bundle = Bundle.open(tmp_path / "seed-0" / "int8" / task)
         assert bundle.manifest.precision == "int8"
         assert read_json(tmp_path / "seed-0" / "exams" / f"replay-int8-{task}.json")["model"] == bundle.id
+        checkpoint = Checkpoint.open(tmp_path / "seed-0" / "replay" / "checkpoints" / task).id
+        assert bundle.manifest.provenance.checkpoint == checkpoint
 
 
 @pytest.mark.parametrize(
