@@ -13,13 +13,13 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from bench.exports import table
 from bench.record import NOT_MEASURED
 from bench.roofline import UNKNOWN, Estimate, Model, shipped
 from bench.side import counters
 from kdc_edge.bundle import Bundle
 from kdc_edge.errors import UsageError, choose
 from kdc_edge.files import write_json
+from kdc_edge.markdown import table
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from bench.record import NOT_MEASURED, Measured, Record
 from bench.side import PICTURE
 from kdc_edge.files import replace_file, write_json
+from kdc_edge.markdown import table
 from kdc_edge.timing import Samples
 
 SUMMARY, PYTEST, GITHUB = "summary.md", "pytest-benchmark.json", "github-action-benchmark.json"
@@ -48,13 +49,6 @@ def markdown(records: Sequence[Record]) -> str:
     if compared := [row for record in records for row in _ratio_rows(record)]:
         lines += ["", *table(("bundle", "against", "", "wall", "CPU", "verdict"), compared)]
     return "\n".join(lines) + "\n"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cells) + " |"
-
-    return [line(head), line(["---"] * len(head)), *(line(row) for row in rows)]
 
 
 def _latency_rows(record: Record) -> list[tuple[str, ...]]:

@@ -19,13 +19,13 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from bench import record
-from bench.exports import table
 from bench.side import counters
 from bench.visits import Entrant, Tree, Work, visit
 from kdc_edge import machine, timing
 from kdc_edge.bundle import Bundle
 from kdc_edge.errors import BundleError, GateError, UsageError
 from kdc_edge.files import write_json
+from kdc_edge.markdown import table
 
 COUNTER_MARGIN = 0.01
 AA_SHARE = 0.3  # of the budget, for the base against itself

@@ -19,11 +19,11 @@ import tyro
 from bench import record
 from bench.changes import change_points
 from bench.database import Database, Row, Wanted, opened
-from bench.exports import table
 from bench.figures import PICTURE_S
 from bench.record import Record
 from kdc_edge.errors import UsageError, suggest
 from kdc_edge.files import read_json, replace_file
+from kdc_edge.markdown import table
 
 
 @dataclass(frozen=True)

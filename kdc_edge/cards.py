@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kdc_edge import schema
+from kdc_edge import markdown, schema
 from kdc_edge.drawing import How
 from kdc_edge.errors import UsageError, choose
 from kdc_edge.files import read_json, write_json
@@ -122,10 +122,9 @@ def require_alike(cards: Sequence[Card], across: Sequence[str] = ()) -> None:
 def table(cards: Sequence[Card]) -> str:
     """Markdown, a column a card: value and 95 % interval; below it what the numbers rest on."""
     names = list(dict.fromkeys(name for card in cards for name in (*card.numbers, *card.not_measured)))
-    heads = [_head(card) for card in cards]
-    lines = [f"| {cards[0].prompts} | {' | '.join(heads)} |", "|---" * (len(cards) + 1) + "|"]
-    lines += [f"| {_label(name, cards)} | {' | '.join(_cell(card, name) for card in cards)} |" for name in names]
-    return "\n".join([*lines, "", *_notes(cards)]) + "\n"
+    heads = (cards[0].prompts, *map(_head, cards))
+    rows = [(_label(name, cards), *(_cell(card, name) for card in cards)) for name in names]
+    return "\n".join([*markdown.table(heads, rows), "", *_notes(cards)]) + "\n"
 
 
 def same_figures(a: Card, b: Card) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kdc_edge import cards, command
+from kdc_edge import cards, command, markdown
 from kdc_edge.cards import Cards
 from kdc_edge.errors import UsageError
 from kdc_edge.files import read_json, replace_file, write_json
@@ -126,12 +126,12 @@ def _task(info: Path) -> float:
 def table(rows: list[tuple[str, Cards, float]]) -> str:
     """Markdown: shares with their 95 % intervals, of the first card that has them."""
     heads = ("by_text_top1", "by_text_top5", "by_picture_top1", "by_picture_top5", "tone")
-    lines = ["| | task loss | " + " | ".join(head.replace("_", " ") for head in heads) + " |", "|---" * 7 + "|"]
+    lines = []
     for name, figures, task in rows:
         shares = [next(card.numbers[head] for card in figures.cards if head in card.numbers) for head in heads]
-        cells = [f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}]" for share in shares]
-        lines.append(f"| {name} | {task:.4f} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        cells = (f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}]" for share in shares)
+        lines.append((name, f"{task:.4f}", *cells))
+    return "\n".join(markdown.table(("", "task loss", *(head.replace("_", " ") for head in heads)), lines)) + "\n"
 
 
 def main(argv: list[str] | None = None) -> None:
