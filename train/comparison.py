@@ -18,27 +18,28 @@ from typing import Any
 
 from kdc_edge import command
 from kdc_edge.errors import UsageError
-from kdc_edge.files import read_json, write_json
+from kdc_edge.files import read_json, replace_file, write_json
 from train.quiet import quiet
 from train.sequences import ComparisonConfig
 
-RESULTS = "results.json"
+RESULTS, TABLES = "results.json", "results.md"
 # what seeds of one comparison may differ in
 OUTSIDE = ("output_dir", "methods", "variants", "scratch", "int8", "workers")
 
 
 def comparison(config: ComparisonConfig) -> dict[str, Any]:
-    """Add a seed: train and judge what is missing, then results.json and comparison.html over all seeds."""
+    """Add a seed: train and judge what is missing, then results.json, results.md and comparison.html over all seeds."""
     quiet()
     from train import comparison_page
-    from train.findings import summarize
+    from train.findings import summarize, tables
     from train.trial import Trial
 
     trial = Trial(config)  # which refuses what cannot be, before a folder is anybody's
     settings = keep_settings(config)
     trial.run()
-    found = summarize(settings, seeds(config.output_dir))
+    found = summarize(settings, [task.name for task in trial.tasks], seeds(config.output_dir))
     write_json(config.output_dir / RESULTS, found)
+    replace_file(config.output_dir / TABLES, tables(found).encode())
     page = comparison_page.write(config.output_dir / "comparison.html", found, trial)
     print(f"{page}: open it in a browser", file=sys.stderr)
     return {"results": str(config.output_dir / RESULTS), "page": str(page), "aims": found["aims"]}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdc_edge import page
 from kdc_edge.page import COLOURS, escape, picture, section, table
+from train.findings import AIM_HEAD, about, aim_rows, shown
 from train.transfer import MEASURES
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def write(path: Path, found: Mapping[str, Any], trial: "Trial") -> Path:
     tasks = [task.name for task in trial.tasks]
     sequences = {name: m for name, m in found["methods"].items() if len(m["top1"]["matrix"]) > 1}
     body = [
-        section("Aims", aims(found["aims"]) + f"<p>{escape(where(found))}</p>"),
+        section("Aims", table(AIM_HEAD, aim_rows(found["aims"])) + f"<p>{escape(about(found))}</p>"),
         section("Right picture first, by the judge", measures(found["methods"], "top1")),
         section("Kernel distance to each task's real pictures × 1000", measures(found["methods"], "kid")),
         section(
@@ -36,21 +37,6 @@ def write(path: Path, found: Mapping[str, Any], trial: "Trial") -> Path:
     return path
 
 
-def where(found: Mapping[str, Any]) -> str:
-    machine, settings = found["machine"], found["settings"]
-    return (
-        f"Seed {', '.join(found['seeds'])}; intervals are 95 % over seeds (Student's t). {settings['loop']['steps']} steps "
-        f"of {settings['loop']['batch_size']} for each task, {settings['replay']['replay_memory']} of memory, "
-        f"{settings['prompts']} captions of each task drawn. {machine['processor']}, {machine['cores']} cores."
-    )
-
-
-def aims(found: Sequence[Mapping[str, Any]]) -> str:
-    says = {True: "met", False: "not met", None: "not measured"}
-    rows = [(aim["name"], shown(aim["value"], 1), aim["aim"], says[aim["met"]]) for aim in found]
-    return table(("", "measured", "aim", ""), rows)
-
-
 def measures(methods: Mapping[str, Any], score: str) -> str:
     scale = 100 if score == "top1" else 1000
     rows = [
@@ -58,18 +44,6 @@ def measures(methods: Mapping[str, Any], score: str) -> str:
         for name, found in methods.items()
     ]
     return table(("", *MEASURES, "minutes of training"), rows)
-
-
-def shown(value: Mapping[str, Any] | None, scale: float, digits: int = 2) -> str:
-    """Mean and interval; of one seed the value alone."""
-    if value is None:
-        return "–"
-    mean = f"{value['mean'] * scale:.{digits}f}"
-    return (
-        mean
-        if value["low"] is None
-        else f"{mean} [{value['low'] * scale:.{digits}f}, {value['high'] * scale:.{digits}f}]"
-    )
 
 
 def so_far(matrix: Sequence[Sequence[float]]) -> list[float]:

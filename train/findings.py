@@ -3,16 +3,18 @@
 # T tasks, S seeds
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from kdc_edge import markdown
 from kdc_edge.machine import describe
 from train.transfer import MEASURES, Interval, Matrix, average, forgetting, interval
 
 FORMAT = 1
+AIM_HEAD = ("", "measured", "aim", "")
 Result = Mapping[str, Any]
 Seeds = Mapping[str, Result]
 
@@ -58,13 +60,14 @@ MEETS: dict[str, Callable[[float, float], bool]] = {
 }
 
 
-def summarize(settings: Mapping[str, Any], seeds: Seeds) -> dict[str, Any]:
+def summarize(settings: Mapping[str, Any], tasks: Sequence[str], seeds: Seeds) -> dict[str, Any]:
     """`results.json`: settings, every seed's scores, each method's measures, the aims."""
     methods = list(dict.fromkeys(name for results in seeds.values() for name in results))
     return {
         "format": FORMAT,
         "machine": describe(),
         "settings": settings,
+        "tasks": tasks,
         "seeds": seeds,
         "methods": {name: measured([r[name] for r in seeds.values() if name in r]) for name in methods},
         "aims": [judged(aim, seeds) for aim in AIMS],
@@ -92,3 +95,44 @@ def judged(aim: Aim, seeds: Seeds) -> dict[str, Any]:
     met = None if known is None else MEETS[aim.better](known.mean, aim.bound)
     value = None if known is None else asdict(known)
     return {"name": aim.name, "aim": f"{aim.better} {aim.bound:g}", "value": value, "met": met}
+
+
+def tables(found: Mapping[str, Any]) -> str:
+    """Markdown of results.json's content: the aims, and of each method its scores after the last task and its measures."""
+    head = ("", *found["tasks"], *MEASURES, "KID × 1000", "minutes")
+    rows = [(name, *_row(method)) for name, method in found["methods"].items()]
+    before = next(m["top1"]["matrix"][0] for m in found["methods"].values() if len(m["top1"]["matrix"]) > 1)
+    rows.insert(0, ("before", *(f"{score:.0%}" for score in before), *[""] * (len(MEASURES) + 2)))
+    aims = markdown.table(AIM_HEAD, aim_rows(found["aims"]))
+    return "\n".join([about(found), "", *aims, "", *markdown.table(head, rows)]) + "\n"
+
+
+def _row(method: Mapping[str, Any]) -> Iterator[str]:
+    top1, kid = method["top1"], method["kid"]
+    yield from (f"{score:.0%}" for score in top1["matrix"][-1])
+    yield from (shown(top1.get(measure), 100, 1) for measure in MEASURES)
+    yield shown(kid["average"], 1000, 1)
+    yield shown(method["seconds"], 1 / 60, 1)
+
+
+def aim_rows(aims: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    says = {True: "met", False: "not met", None: "not measured"}
+    return [(aim["name"], shown(aim["value"], 1), aim["aim"], says[aim["met"]]) for aim in aims]
+
+
+def about(found: Mapping[str, Any]) -> str:
+    """What the figures rest on."""
+    machine, settings = found["machine"], found["settings"]
+    return (
+        f"Seed {', '.join(found['seeds'])}; intervals are 95 % over seeds (Student's t). {settings['loop']['steps']} steps "
+        f"of {settings['loop']['batch_size']} for each task, {settings['replay']['replay_memory']} of memory, "
+        f"{settings['prompts']} captions of each task drawn. {machine['processor']}, {machine['cores']} cores."
+    )
+
+
+def shown(value: Mapping[str, Any] | None, scale: float, digits: int = 2) -> str:
+    """Mean and interval; of one seed the value alone."""
+    if value is None:
+        return "–"
+    mean, low, high = (None if value[x] is None else f"{value[x] * scale:.{digits}f}" for x in ("mean", "low", "high"))
+    return str(mean) if low is None else f"{mean} [{low}, {high}]"

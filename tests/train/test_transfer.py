@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from train.findings import summarize
+from train.findings import summarize, tables
 from train.transfer import MEASURES, interval, quantile
 
 # after:                  a    b    c
@@ -62,7 +62,8 @@ def test_seeds_add_up_to_measures_and_aims() -> None:
         }
         return found | {"scratch": {"top1": [[0.7] * 3], "kid": [[0.3] * 3], "seconds": [10.0]}}
 
-    found = summarize({}, {"0": seed(0.0), "1": seed(0.02)})
+    settings = {"loop": {"steps": 8, "batch_size": 2}, "replay": {"replay_memory": "9KB"}, "prompts": 3}
+    found = summarize(settings, ["a", "b", "c"], {"0": seed(0.0), "1": seed(0.02)})
     replay = found["methods"]["replay"]
     assert replay["top1"]["average"]["mean"] == pytest.approx(0.71) and replay["top1"]["average"]["seeds"] == 2
     assert replay["kid"]["average"]["mean"] == pytest.approx(0.29), "KID itself"
@@ -72,3 +73,13 @@ def test_seeds_add_up_to_measures_and_aims() -> None:
     values = [None if aim["value"] is None else round(aim["value"]["mean"], 4) for aim in aims.values()]
     assert values == [round(0.71 / 0.7, 4), round(0.25 / 0.85, 4), 0.4, 0.1, round(0.71 / 0.7, 4), None]
     assert [aim["met"] for aim in aims.values()] == [True, False, True, True, True, None]
+    text = tables(found)
+    assert text.startswith(
+        "Seed 0, 1; intervals are 95 % over seeds (Student's t). 8 steps of 2 for each task, 9KB of memory, "
+    )
+    assert "| time of an update, as a share of training from scratch | 0.10 [0.10, 0.10] | <= 0.15 | met |" in text
+    assert "| before | 11% | 21% | 1% |  |  |  |  |  |  |" in text
+    assert "| naive | 0% | 0% | 90% | 30.0 [30.0, 30.0] | 85.0 [85.0, 85.0] | -85.0 " in text
+    assert (
+        "| scratch | 70% | 70% | 70% | 70.0 [70.0, 70.0] | – | – | – | 300.0 [300.0, 300.0] | 0.2 [0.2, 0.2] |" in text
+    )
