@@ -1,4 +1,4 @@
-"""The README's Python runs and prints what the README says."""
+"""What README and docs print, quote and tabulate is what was run and recorded."""
 
 import re
 import subprocess
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 from bench import exports, quality, record
+from kdc_edge.files import read_json
+from train.findings import summarize, tables
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -37,3 +39,10 @@ def test_its_quality_is_that_of_the_cards_that_ship() -> None:
     text = README.read_text(encoding="utf-8")
     tables = [part for part in found["table"].split("\n\n") if part.startswith("|")]
     assert len(tables) == 2 and all(table in text for table in tables)
+
+
+def test_what_continual_learning_keeps_is_what_its_comparison_found() -> None:
+    """The tables of every seed that was kept, made again from their scores."""
+    found = read_json(ROOT / "assets" / "emoji-64" / "continual" / "results.json")
+    again = summarize(found["settings"], found["tasks"], found["seeds"]) | {"machine": found["machine"]}
+    assert tables(again) in (ROOT / "docs" / "continual.md").read_text(encoding="utf-8")

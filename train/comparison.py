@@ -6,8 +6,8 @@
 A base student of 2.8M parameters learns the groups that are no tasks, from random weights; every method goes on from it, and
 after each task all of them are drawn and judged. Nothing that saw the tasks starts or teaches a student; the autoencoder and
 the text encoder, frozen, have seen all emoji. 4,000 steps for the base, 800 for each of five tasks by each of five methods,
-8,000 from scratch: 32,000 steps of 32 and some 6,500 drawings, 3.5 core-hours. A method is trained by one process, as many at
-once as there are cores. What is finished is not done again.
+8,000 from scratch: 32,000 steps of 32 and some 6,500 drawings, 2.5 core-hours on an Intel Xeon. A method is trained by one
+process, as many at once as there are cores. What is finished is not done again.
 """
 
 import json

@@ -11,6 +11,7 @@ import numpy as np
 
 from kdc_edge import markdown
 from kdc_edge.machine import describe
+from train.sequences import METHODS
 from train.transfer import MEASURES, Interval, Matrix, average, forgetting, interval
 
 FORMAT = 1
@@ -62,7 +63,7 @@ MEETS: dict[str, Callable[[float, float], bool]] = {
 
 def summarize(settings: Mapping[str, Any], tasks: Sequence[str], seeds: Seeds) -> dict[str, Any]:
     """`results.json`: settings, every seed's scores, each method's measures, the aims."""
-    methods = list(dict.fromkeys(name for results in seeds.values() for name in results))
+    methods = sorted({name for results in seeds.values() for name in results}, key=_place)
     return {
         "format": FORMAT,
         "machine": describe(),
@@ -72,6 +73,12 @@ def summarize(settings: Mapping[str, Any], tasks: Sequence[str], seeds: Seeds) -
         "methods": {name: measured([r[name] for r in seeds.values() if name in r]) for name in methods},
         "aims": [judged(aim, seeds) for aim in AIMS],
     }
+
+
+def _place(method: str) -> tuple[int, str]:
+    """In a table: those that everyone has, variants of replay, training from scratch."""
+    last = len(METHODS) + (method == "scratch")
+    return METHODS.index(method) if method in METHODS else last, method
 
 
 def measured(results: list[Result]) -> dict[str, Any]:
@@ -99,7 +106,7 @@ def judged(aim: Aim, seeds: Seeds) -> dict[str, Any]:
 
 def tables(found: Mapping[str, Any]) -> str:
     """Markdown of results.json's content: the aims, and of each method its scores after the last task and its measures."""
-    head = ("", *found["tasks"], *MEASURES, "KID × 1000", "minutes")
+    head = ("", *found["tasks"], *MEASURES, "KID", "minutes")
     rows = [(name, *_row(method)) for name, method in found["methods"].items()]
     before = next(m["top1"]["matrix"][0] for m in found["methods"].values() if len(m["top1"]["matrix"]) > 1)
     rows.insert(0, ("before", *(f"{score:.0%}" for score in before), *[""] * (len(MEASURES) + 2)))
@@ -111,7 +118,7 @@ def _row(method: Mapping[str, Any]) -> Iterator[str]:
     top1, kid = method["top1"], method["kid"]
     yield from (f"{score:.0%}" for score in top1["matrix"][-1])
     yield from (shown(top1.get(measure), 100, 1) for measure in MEASURES)
-    yield shown(kid["average"], 1000, 1)
+    yield shown(kid["average"], 1)
     yield shown(method["seconds"], 1 / 60, 1)
 
 
