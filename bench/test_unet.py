@@ -7,6 +7,7 @@ CPU and wall seconds of one thread, beside the machine's matmul peaks and the sh
 
 # side of the latent grid: 64 is a picture of 512 pixels
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -88,7 +89,9 @@ def plain(checkpoint: Path, path: Path, feed: Mapping[str, np.ndarray]) -> Calla
 
     network = load_network(Checkpoint.open(checkpoint), "unet")
     inputs = {name: torch.from_numpy(value) for name, value in feed.items()}
-    torch.onnx.export(network, (), path, kwargs=inputs, dynamo=True, verbose=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside the exporter
+        torch.onnx.export(network, (), path, kwargs=inputs, dynamo=True, verbose=False)
     options: Any = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
