@@ -41,7 +41,7 @@ KL = {
     "latent_channels": 4,
 }
 PRECISIONS = ("fp32", "fp16", "int8")
-SAMPLES = 3
+SAMPLES = 7
 FLOORS = {  # times as fast as PyTorch, asked and kept; of processors with int8 products of their own
     ("ort fp32", 32): (2.1, 1.4),
     ("ort fp32", 64): (1.7, 1.1),
