@@ -16,7 +16,8 @@ from kdc_edge.errors import UsageError
 from kdc_edge.files import read_json, replace_file, write_json
 from kdc_edge.quality import Quality
 from train.quiet import quiet
-from train.recipes import AblationConfig, DistillConfig, EvaluateConfig, LossWeights, check_numbers
+from train.ranges import check_numbers
+from train.recipes import AblationConfig, DistillConfig, EvaluateConfig, LossWeights
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ from train import autoencoder
 from train.captions import CaptionChoice
 from train.data import Record, Source, open_source, shares
 from train.diffusion import Cache, Latents, noise_schedule
-from train.recipes import PicturesConfig, check_number
+from train.ranges import check_number
+from train.recipes import PicturesConfig
 from train.rows import Stored
 from train.tokenizer import pad_ids
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from kdc_edge import command
 from train.quiet import quiet
-from train.recipes import DecoderConfig, check_numbers, refuse_unet_flags
+from train.ranges import check_numbers
+from train.recipes import DecoderConfig, refuse_unet_flags
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from kdc_edge import command
 from kdc_edge.errors import UsageError
 from train.quiet import quiet
-from train.recipes import DistillConfig, LossWeights, check_numbers
+from train.ranges import check_numbers
+from train.recipes import DistillConfig, LossWeights
 from train.student_spec import STUDENTS
 
 if TYPE_CHECKING:

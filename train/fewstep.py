@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from kdc_edge import command
 from train.quiet import quiet
-from train.recipes import FewStepConfig, check_numbers
+from train.ranges import check_numbers
+from train.recipes import FewStepConfig
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, UNet2DConditionModel

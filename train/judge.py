@@ -9,7 +9,8 @@ from typing import Any
 
 from kdc_edge import command
 from train.quiet import quiet
-from train.recipes import JudgeConfig, check_numbers, refuse_unet_flags
+from train.ranges import check_numbers
+from train.recipes import JudgeConfig, refuse_unet_flags
 
 
 def train_judge(config: JudgeConfig) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from tqdm import tqdm
 
 from kdc_edge.errors import GateError, MissingBackend, UsageError
 from train import state
-from train.recipes import LoopConfig, check_numbers
+from train.ranges import check_numbers
+from train.recipes import LoopConfig
 from train.trainer import OTHER, History, Loss, Trainer
 
 OUTSIDE = ("checkpointing", "tensorboard", "sample_every")  # settings that change nothing that is learned

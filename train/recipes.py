@@ -1,9 +1,8 @@
 """Every setting of training, and the presets: frozen dataclasses, no torch, so that `--help` answers at once."""
 
-import math
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -14,40 +13,6 @@ from train.student_spec import StudentName
 
 OutputDir = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 GUIDED = Sampling(steps=8, guidance=1.5)
-NOT_NEGATIVE = ("warmup", "sample_every", "weight_decay", "clip", "features", "latent_noise", "blur", "noise", "blocks",
-                "task", "out", "feat", "soft", "soft_normalised")  # fmt: skip
-POSITIVE = ("steps", "batch_size", "learning_rate", "accumulate", "parts", "steps_drawn", "channels", "captions", "size",
-            "merges", "neighbours")  # fmt: skip
-
-
-def check_number(name: str, value: float) -> None:
-    """UsageError for a setting that is not finite or out of its range."""
-    limits = [
-        (math.isfinite(value), "finite"),
-        (name not in POSITIVE or value > 0, "above 0"),
-        (name not in NOT_NEGATIVE or value >= 0, "0 or more"),
-        (name != "toned_share" or 0 <= value <= 1, "between 0 and 1"),
-        (name != "ema" or 0 <= value < 1, "0 or more and below 1"),
-    ]
-    for kept, wanted in limits:
-        if not kept:
-            raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be {wanted}")
-
-
-def check_numbers(config: Any) -> None:
-    """`check_number` for every number of these settings and of those inside them."""
-    for name, value in ((each.name, getattr(config, each.name)) for each in fields(config)):
-        if is_dataclass(value):
-            check_numbers(value)
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int | float):
-                check_number(name, number)
-
-
-def refuse_unet_flags(loop: "LoopConfig") -> None:
-    """UsageError for settings that only the training of a U-Net follows."""
-    if loop.checkpointing or loop.sample_every:
-        raise UsageError("--checkpointing and --sample-every are of use to a U-Net only; drop them")
 
 
 @dataclass(frozen=True)
@@ -79,6 +44,12 @@ class LoopConfig:
     tensorboard: bool = False
     """Log to the run folder for TensorBoard."""
     seed: int = 0
+
+
+def refuse_unet_flags(loop: LoopConfig) -> None:
+    """UsageError for settings that only the training of a U-Net follows."""
+    if loop.checkpointing or loop.sample_every:
+        raise UsageError("--checkpointing and --sample-every are of use to a U-Net only; drop them")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from kdc_edge import command
 from kdc_edge.errors import UsageError
 from train.quiet import quiet
-from train.recipes import TEACHERS, LoopConfig, TeacherConfig, TeacherRecipe, check_numbers
+from train.ranges import check_numbers
+from train.recipes import TEACHERS, LoopConfig, TeacherConfig, TeacherRecipe
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, StableDiffusionPipeline

@@ -1,4 +1,4 @@
-"""Any CLIP folder: pictures prepared as its config says, scores as transformers computes them."""
+"""Any CLIP folder: pictures prepared as its config says, scores as transformers computes them, shares as by hand."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from kdc_edge.errors import BundleError
 from kdc_edge.files import write_json
 from kdc_edge.torch_ref import extractors
-from kdc_edge.torch_ref.judge import Judge, Preprocess
+from kdc_edge.torch_ref.judge import Judge, Preprocess, identical, retrieval, wilson
 from tests.torch_ref.seeded import picture
 
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
@@ -57,3 +57,23 @@ def test_folders_that_are_no_clip(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", {"model_type": "clip"})
     with pytest.raises(BundleError, match="not readable as a CLIP"):
         Judge.open(tmp_path)
+
+
+def test_the_interval_of_a_share() -> None:
+    assert wilson(0.5, 100) == pytest.approx((0.404, 0.596), abs=1e-3)
+    assert wilson(1.0, 256) == pytest.approx((0.985, 1.0), abs=1e-3)
+
+
+def test_retrieval_counts_identical_candidates_as_one() -> None:
+    scores = torch.tensor([[0.9, 0.8, 0.7], [0.9, 0.8, 0.1]])
+    alike, distinct = np.array([0, 0, 1]), np.array([0, 1, 2])
+    assert retrieval(scores, np.array([1, 2]), alike).top1 == 0.5
+    assert retrieval(scores, np.array([1, 2]), distinct).top1 == 0.0
+    assert retrieval(scores, np.array([1, 2]), distinct).top5 == 1.0
+
+
+def test_identical_pictures_share_a_class() -> None:
+    pixels = np.zeros((3, 2, 2, 3), np.uint8)
+    pixels[1] = 7
+    classes = identical(pixels)
+    assert classes[0] == classes[2] != classes[1]

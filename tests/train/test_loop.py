@@ -17,8 +17,7 @@ from typing import Literal
 
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.utils import AutocastKwargs, DistributedType
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -26,7 +25,7 @@ from kdc_edge.errors import BundleError, GateError, MissingBackend, ResourceErro
 from kdc_edge.files import locked
 from train import loop
 from train import state as state_module
-from train.loop import fit, launch
+from train.loop import fit
 from train.recipes import LoopConfig
 from train.trainer import Part, Trainer, generator_at, seeded, share_of_rate
 
@@ -296,46 +295,6 @@ def test_a_resumed_run_asks_for_no_room_that_its_own_files_take(
     train(path, log_every=10)
     with pytest.raises(ResourceError, match="make room"):
         train(tmp_path / "other" / "state.safetensors")
-
-
-def scaled(config: LoopConfig, folder: Path) -> Accelerator:
-    """fp16's GradScaler on a CPU, the arithmetic still float32."""
-    accelerator = launch(config, folder)
-    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=10)
-    accelerator.native_amp, accelerator.state._mixed_precision = True, "fp16"
-    accelerator.autocast_handler = AutocastKwargs(enabled=False)
-    return accelerator
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_scaled_loss_learns_the_same_and_resumes_with_its_scale(
-    tmp_path: Path, optimizer: Literal["adamw", "muon"], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Powers of two change no digit."""
-    config = replace(FLOAT32, optimizer=optimizer)
-    plain = train(tmp_path / "plain.safetensors", config)
-
-    monkeypatch.setattr(loop, "launch", scaled)
-    found = train(tmp_path / "scaled.safetensors", config)
-    assert torch.equal(found.weight, plain.weight) and torch.equal(found.bias, plain.bias)
-    _, about = state_module.load(tmp_path / "scaled.safetensors")
-    assert json.loads(about["scaler"])["scale"] == 2.0**14
-    key = loop.digest({"run": "a"}, config)
-    again = Trainer(nn.Linear(4, 1), config, key, scaled(config, tmp_path))
-    assert again.load(tmp_path / "scaled.safetensors") and again.accelerator.scaler.get_scale() == 2.0**14
-
-
-def test_an_overflow_is_skipped_by_every_optimizer_and_halves_the_scale_once(tmp_path: Path) -> None:
-    config = replace(FLOAT32, optimizer="muon", clip=0.0, ema=0.0)
-    accelerator = scaled(config, tmp_path)
-    network = seeded(0, lambda: nn.Linear(4, 1))
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    trainer = Trainer(network, config, "", accelerator)
-    trainer.advance(lambda network, part: {"bad": network.weight.sum() * torch.inf + network.bias.sum()})
-    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
-    assert accelerator.scaler.get_scale() == 2.0**9
-    trainer.advance(regression)
-    assert not any(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
 def test_pictures_are_drawn_with_the_averaged_weights(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from kdc_edge.checkpoint import Checkpoint
 from kdc_edge.errors import BundleError, UsageError
 from kdc_edge.files import read_json, write_json
 from kdc_edge.quality import Quality
-from kdc_edge.torch_ref.judge import identical, retrieval, wilson
 from tests.train.test_loop import LAUNCH, ROOT
 from train import ablation, recipes
 from train.distill import distill
@@ -334,23 +333,3 @@ def test_an_ablation_is_a_table_and_goes_on_where_it_was_stopped(
     assert (out / "0" / "figures.json").stat().st_mtime_ns == before
     with pytest.raises(UsageError, match="holds an ablation with another loop, captions; choose another --output-dir"):
         ablation.ablation(replace(config, captions=5, loop=replace(LOOP, steps=5)))
-
-
-def test_the_interval_of_a_share() -> None:
-    assert wilson(0.5, 100) == pytest.approx((0.404, 0.596), abs=1e-3)
-    assert wilson(1.0, 256) == pytest.approx((0.985, 1.0), abs=1e-3)
-
-
-def test_retrieval_counts_identical_candidates_as_one() -> None:
-    scores = torch.tensor([[0.9, 0.8, 0.7], [0.9, 0.8, 0.1]])
-    alike, distinct = np.array([0, 0, 1]), np.array([0, 1, 2])
-    assert retrieval(scores, np.array([1, 2]), alike).top1 == 0.5
-    assert retrieval(scores, np.array([1, 2]), distinct).top1 == 0.0
-    assert retrieval(scores, np.array([1, 2]), distinct).top5 == 1.0
-
-
-def test_identical_pictures_share_a_class() -> None:
-    pixels = np.zeros((3, 2, 2, 3), np.uint8)
-    pixels[1] = 7
-    classes = identical(pixels)
-    assert classes[0] == classes[2] != classes[1]
