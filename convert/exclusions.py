@@ -22,7 +22,6 @@ from convert.latency import savings
 from convert.rounding import Grid, nearest
 from convert.schemes import excluded
 from convert.weights import Feed, Feeds, operator, run, weighted
-from kdc_edge.errors import UsageError
 
 E4M3_TOP = 448.0
 
@@ -139,21 +138,15 @@ def spared(found: Sensitivity, floor: float) -> list[str]:
     return [names[number] for number in out]
 
 
-def afforded(found: Sensitivity, call_ms: float, budget_ms: float) -> list[str]:
-    """Names of weights to leave in fp32, so that a call that takes `call_ms` without int8 takes `budget_ms`, about.
+def slower(found: Sensitivity) -> list[str]:
+    """Names of weights that int8 makes no faster on this machine."""
+    return [name for name, ms in zip(found.layers, found.saved_ms, strict=True) if ms <= 0]
 
-    Raises UsageError where int8 throughout takes longer.
-    """
-    ms, least = found.saved_ms, least_ms(found, call_ms)
-    if least > budget_ms:
-        raise UsageError(f"--budget-ms is {budget_ms:g}; with int8 throughout a call takes about {least:.2f} ms here")
-    out = afford(found.alone, ms, budget_ms - least)
+
+def afforded(found: Sensitivity, left_ms: float) -> list[str]:
+    """Names of weights to leave in fp32 where a call with int8 wherever that is faster may take `left_ms` more."""
+    out = afford(found.alone, found.saved_ms, left_ms)
     return [name for number, name in enumerate(found.layers) if number in out]
-
-
-def least_ms(found: Sensitivity, call_ms: float) -> float:
-    """Of a call that takes `call_ms` without int8, with int8 wherever that is faster, about."""
-    return call_ms - found.saved_ms.clip(min=0).sum()
 
 
 def choose(errors: np.ndarray, costs: np.ndarray, allowed: float) -> list[int]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from convert.calibration import Calls
 from convert.schemes import Dynamic, Static, excluded, floor_db
+from kdc_edge.errors import UsageError
 
 if TYPE_CHECKING:
     import onnx
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from convert.exclusions import Sensitivity
+    from convert.weights import Feeds
 
 PRODUCTS = ["MatMul", "Gemm"]
 OPERATORS = ["Conv", *PRODUCTS]
@@ -60,20 +62,28 @@ def save_products(
 def _in_time(
     found: "Sensitivity", fp32: Path, path: Path, scheme: Static, calls: Calls, leave: Sequence[str]
 ) -> tuple[Sequence[str], float]:
-    """A call takes longer than its layers' times add up to: what it is over is aimed below the budget, TRIES times."""
-    from convert.exclusions import afforded, least_ms
+    """A call takes longer than its layers' times add up to: what it is over is aimed below the budget, TRIES times.
+
+    Raises UsageError where int8 wherever it is faster takes longer than the budget.
+    """
+    from convert.exclusions import afforded, slower
     from convert.latency import call_ms
 
-    feed, aim = calls.some(1)[0], scheme.budget_ms
-    whole = call_ms(fp32, feed)
-    for number in range(TRIES):
-        left = [*leave, *_parts(afforded(found, whole, aim))]
+    def made(names: Sequence[str]) -> tuple[list[str], float]:
+        left = [*leave, *_parts(names)]
         quantise(fp32, path, scheme, calls, left)
-        took = call_ms(path, feed)
+        return left, call_ms(path, feed)
+
+    feed, aim = calls.some(1)[0], scheme.budget_ms
+    _, least = made(slower(found))
+    if least > aim:
+        raise UsageError(f"--budget-ms is {aim:g}; with int8 wherever it is faster a call takes {least:.2f} ms here")
+    for _ in range(TRIES):
+        left, took = made(afforded(found, aim - least))
         over = took - scheme.budget_ms
-        if over <= 0 or number == TRIES - 1 or aim - over < least_ms(found, whole):
+        if over <= 0:
             break
-        aim -= over
+        aim = max(aim - over, least)
     return left, took
 
 
@@ -82,7 +92,7 @@ def _parts(names: Iterable[str]) -> list[str]:
     return [f"{name}*" for name in names]
 
 
-def quantise(fp32: Path, path: Path, scheme: Static | Dynamic, calls: Calls | None, leave: Sequence[str]) -> None:
+def quantise(fp32: Path, path: Path, scheme: Static | Dynamic, calls: "Feeds | None", leave: Sequence[str]) -> None:
     """The model at `fp32` as an int8 one at `path`; `leave` are patterns of weights or operators that stay fp32.
 
     Weights that lie beside their graph, being too many for one protobuf, do so in all that is made on the way.
@@ -133,7 +143,7 @@ def _left(node: "onnx.NodeProto", leave: Sequence[str]) -> bool:
     return any(excluded(name.removesuffix(".T"), operator, leave) for name in node.input)
 
 
-def _reader(calls: Calls) -> Any:
+def _reader(calls: "Feeds") -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):

@@ -5,6 +5,7 @@ convolution restoring its output, are part of a layer's time.
 """
 
 import math
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from convert.integers import quantise
+from convert.schemes import Static
 from kdc_edge import timing
 
 if TYPE_CHECKING:
@@ -42,58 +45,47 @@ def savings(layers: Mapping[str, "nn.Module"], shapes: Mapping[str, Shape]) -> d
     result = {}
     for name, layer in layers.items():
         shape = shapes[name] if layer.weight.ndim == 4 else (math.prod(shapes[name][:-1]), shapes[name][-1])
-        kind = (type(layer), tuple(layer.weight.shape), shape, getattr(layer, "stride", None))
+        kind = (type(layer), tuple(layer.weight.shape), shape, layer.bias is None, getattr(layer, "stride", None))
         if kind not in found:
-            found[kind] = Saved(*(_milliseconds(_graph(layer, shape, int8), shape) for int8 in (False, True)))
+            found[kind] = _alone(layer, shape)
         result[name] = found[kind]
     return result
 
 
 def call_ms(path: Path, feed: Mapping[str, np.ndarray]) -> float:
     """Milliseconds of one call of a model."""
-    return _timed(str(path), feed)
-
-
-def _milliseconds(model: "onnx.ModelProto", shape: Shape) -> float:
-    return _timed(model.SerializeToString(), {"x": np.zeros(shape, np.float32)})
-
-
-def _timed(model: bytes | str, feed: Mapping[str, np.ndarray]) -> float:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return 1000 * timing.measure(lambda: session.run(None, dict(feed)), warmup=WARMUP, samples=SAMPLES).p50
 
 
-def _graph(layer: "nn.Module", shape: Shape, int8: bool) -> "onnx.ModelProto":
-    """A convolution, or a matrix product of rows, of `x`; with `int8` between roundings, as convert.integers writes it."""
+def _alone(layer: "nn.Module", shape: Shape) -> Saved:
+    import onnx
+
+    feed = {"x": np.random.default_rng(0).standard_normal(shape, np.float32)}
+    with tempfile.TemporaryDirectory() as folder:
+        fp32, int8 = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        onnx.save(graph(layer, shape), fp32)
+        quantise(fp32, int8, Static(), [feed], [])
+        return Saved(call_ms(fp32, feed), call_ms(int8, feed))
+
+
+def graph(layer: "nn.Module", shape: Shape) -> "onnx.ModelProto":
+    """A convolution, or a product of rows, of `x`, in the form in which `convert.products` leaves them."""
     from onnx import TensorProto, helper, numpy_helper
 
-    weight = layer.weight.numpy()
-    kind, attributes = ("Conv", _attributes(layer)) if weight.ndim == 4 else ("Gemm", {})
-    weight, channels = (weight, 0) if kind == "Conv" else (weight.T, 1)
-    scale = np.array(0.01, np.float32)
-    arrays = {"w": weight}
-    nodes = [helper.make_node(kind, ["x", "w"], ["y"], **attributes)]
-    if int8:
-        arrays = {"w8": np.ones(weight.shape, np.int8), "w.scale": np.full(weight.shape[channels], scale)}
-        arrays |= {"scale": scale, "zero": np.array(128, np.uint8)}
-        nodes = [
-            helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["x8"]),
-            helper.make_node("DequantizeLinear", ["x8", "scale", "zero"], ["xd"]),
-            helper.make_node("DequantizeLinear", ["w8", "w.scale"], ["wd"], axis=channels),
-            helper.make_node(kind, ["xd", "wd"], ["yd" if kind == "Conv" else "y"], **attributes),
-        ]
-    if int8 and kind == "Conv":
-        nodes += [
-            helper.make_node("QuantizeLinear", ["yd", "scale", "zero"], ["y8"]),
-            helper.make_node("DequantizeLinear", ["y8", "scale", "zero"], ["y"]),
-        ]
+    if layer.weight.ndim == 4:
+        operator, attributes, weight = "Conv", _attributes(layer), layer.weight.numpy()
+    else:
+        operator, attributes, weight = "MatMul" if layer.bias is None else "Gemm", {}, layer.weight.numpy().T
+    arrays = {"w": weight} | ({} if layer.bias is None else {"b": layer.bias.numpy()})
+    node = helper.make_node(operator, ["x", *arrays], ["y"], **attributes)
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * len(shape))
     weights = [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in arrays.items()]
-    graph = helper.make_graph(nodes, "layer", [x], [y], weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    made = helper.make_graph([node], "layer", [x], [y], weights)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
 
 def _attributes(layer: "nn.Module") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from kdc_edge.bundle import Bundle
 from kdc_edge.errors import GateError, UsageError
 
 SETTINGS = {"components": ("unet",), "steps": 2, "calibration_prompts": 1}
+TIMED = SETTINGS | {"precision": "int8", "budget_ms": 50, "allow_drift": True}
 
 
 @pytest.fixture
@@ -39,20 +40,24 @@ def test_a_bundle_over_its_time_is_not_written(
     tiny_checkpoint: Path, tmp_path: Path, prompts: Path, monkeypatch, in_this_process
 ):
     """As long as there is hope, layers are chosen again for less time."""
-    aims, took = [], iter([100, 62, 58, 51])
-
-    def afforded(found: object, whole: float, aim: float) -> list[str]:
-        aims.append(aim)
-        return []
-
+    aims, took = [], iter([1, 62, 58, 51])
     monkeypatch.setattr(latency, "call_ms", lambda path, feed: next(took))
-    monkeypatch.setattr("convert.exclusions.afforded", afforded)
-    monkeypatch.setattr("convert.exclusions.least_ms", lambda found, whole: 1)
-    settings = SETTINGS | {"precision": "int8", "budget_ms": 50, "calibration": prompts, "allow_drift": True}
+    monkeypatch.setattr("convert.exclusions.slower", lambda found: [])
+    monkeypatch.setattr("convert.exclusions.afforded", lambda found, left_ms: aims.append(left_ms) or [])
     with pytest.raises(GateError, match=r"the U-Net came to 51\.000 ms a call, allowed are 50; nothing was written"):
-        convert(OnnxConfig(tiny_checkpoint, tmp_path / "out", **settings))
-    assert aims == [50, 38, 30] and len(aims) == TRIES
+        convert(OnnxConfig(tiny_checkpoint, tmp_path / "out", **TIMED, calibration=prompts))
+    assert aims == [49, 37, 29] and len(aims) == TRIES
     assert not (tmp_path / "out").exists()
+
+
+def test_a_time_that_int8_does_not_reach_is_refused(
+    tiny_checkpoint: Path, tmp_path: Path, prompts: Path, monkeypatch, in_this_process
+):
+    monkeypatch.setattr(latency, "call_ms", lambda path, feed: 50.1)
+    monkeypatch.setattr("convert.exclusions.slower", lambda found: [])
+    with pytest.raises(UsageError, match=r"is 50; with int8 wherever it is faster a call takes 50\.10 ms here"):
+        convert(OnnxConfig(tiny_checkpoint, tmp_path / "out", **TIMED, calibration=prompts))
+    assert not list(tmp_path.glob("*out*"))
 
 
 def test_a_budget_holds_what_is_left_out_of_it(tiny_checkpoint: Path, calls: Path, tmp_path: Path):

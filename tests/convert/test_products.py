@@ -1,4 +1,4 @@
-"""What int8 makes of the graph before it rounds, and which of onnxruntime's kernels multiply."""
+"""What int8 makes of the graph before it rounds, and which of onnxruntime's kernels multiply, and are timed."""
 
 from collections import Counter
 from pathlib import Path
@@ -7,9 +7,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from torch import nn
 
 from convert import export, products
 from convert.calibration import Calls
+from convert.integers import quantise
+from convert.latency import graph, savings
 from convert.parity import snr_db
 from convert.schemes import Static
 from kdc_edge.checkpoint import Checkpoint
@@ -74,3 +77,29 @@ def test_a_shortcut_that_reads_two_parts_becomes_two_convolutions(rounded: Path,
     for feed in Calls(calls / "unet"):
         (out,) = found.run(None, feed)
         assert snr_db(reference(**feed)["out_sample"], out) > 10  # of random weights
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "kernel"),
+    [
+        (nn.Linear(32, 64), (16, 32), "QGemm"),
+        (nn.Linear(32, 64, bias=False), (16, 32), "MatMulIntegerToFloat"),
+        (nn.Conv2d(32, 64, 3, padding=1), (1, 32, 8, 8), "QLinearConv"),
+    ],
+    ids=str,
+)
+def test_a_layer_that_is_timed_alone_runs_the_same_kernels(
+    layer: nn.Module, shape: tuple[int, ...], kernel: str, tmp_path: Path
+):
+    """Or a budget of time would be spent on other numbers."""
+    onnx.save(graph(layer.requires_grad_(False), shape), tmp_path / "fp32.onnx")
+    quantise(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", Static(), [{"x": np.ones(shape, np.float32)}], [])
+    assert kernels(tmp_path / "int8.onnx", tmp_path / "kept.onnx")[kernel] == 1
+
+
+def test_layers_alike_are_timed_once(monkeypatch):
+    timed = []
+    monkeypatch.setattr("convert.latency._alone", lambda layer, shape: timed.append(shape) or len(timed))
+    q, k, v = (nn.Linear(32, 32, bias=bias) for bias in (True, True, False))
+    assert savings({"q": q, "k": k, "v": v}, dict.fromkeys("qkv", (2, 8, 32))) == {"q": 1, "k": 1, "v": 2}
+    assert timed == [(16, 32), (16, 32)]
