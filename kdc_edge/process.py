@@ -23,7 +23,10 @@ REMEDY = "close other programs, or use a machine with more memory"
 def in_own_process(what: str, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """`fn(…)` in a fresh interpreter. Raises what it raises, and ResourceError where the system killed it."""
     with processes(what, 1) as pool:
-        return pool.submit(fn, *args, **kwargs).result()
+        done = pool.submit(fn, *args, **kwargs)
+        if isinstance(done.exception(), RuntimeError):  # as that of a process that was killed
+            done.result()
+    return done.result()  # after what only `fn` raises, its process ends in its own time, and tidies up
 
 
 @contextmanager

@@ -37,3 +37,13 @@ with processes("one", 1) as pool:
     assert parent.stdout is not None and int(parent.stdout.readline()) != parent.pid
     parent.kill()
     parent.communicate(timeout=20)
+
+
+def test_one_that_raises_tidies_up_before_it_ends() -> None:
+    """A semaphore of it, as tqdm makes one, would be complained of as leaked, below the message of the error."""
+    code = """
+from kdc_edge.process import in_own_process
+in_own_process("one", exec, "import tqdm; tqdm.tqdm([]); 1 / 0")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert "ZeroDivisionError" in ended.stderr and "leaked" not in ended.stderr
