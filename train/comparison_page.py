@@ -43,7 +43,7 @@ def measures(methods: Mapping[str, Any], score: str) -> str:
         (name, *(shown(found[score].get(measure), scale) for measure in MEASURES), shown(found["seconds"], 1 / 60, 1))
         for name, found in methods.items()
     ]
-    return table(("", *MEASURES, "minutes of training"), rows)
+    return table(("", *MEASURES, "CPU minutes of training"), rows)
 
 
 def so_far(matrix: Sequence[Sequence[float]]) -> list[float]:

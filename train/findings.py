@@ -106,7 +106,7 @@ def judged(aim: Aim, seeds: Seeds) -> dict[str, Any]:
 
 def tables(found: Mapping[str, Any]) -> str:
     """Markdown of results.json's content: the aims, and of each method its scores after the last task and its measures."""
-    head = ("", *found["tasks"], *MEASURES, "KID", "minutes")
+    head = ("", *found["tasks"], *MEASURES, "KID", "CPU minutes")
     rows = [(name, *_row(method)) for name, method in found["methods"].items()]
     before = next(m["top1"]["matrix"][0] for m in found["methods"].values() if len(m["top1"]["matrix"]) > 1)
     rows.insert(0, ("before", *(f"{score:.0%}" for score in before), *[""] * (len(MEASURES) + 2)))

@@ -24,7 +24,7 @@ from train.drawing import sampler
 from train.folders import as_stored, load_pipeline, save_pipeline, with_unet
 from train.lessons import Lesson, Task, different, joined
 from train.loop import fit, is_main, pick_device, processes
-from train.recall import Recall, pool_seconds
+from train.recall import Recall, pool_cpu_seconds
 from train.recipes import PicturesConfig
 from train.replay import Buffer, new_about
 from train.retention import Retention, continual_loss, replayed_rows
@@ -187,7 +187,7 @@ class Learner:
             metrics={
                 "changed": updates.changed(self.pipeline.unet, unet),
                 "tensors": len(unet.state_dict()),
-                "pool_seconds": round(pool_seconds(self.state), 3),
+                "pool_cpu_seconds": round(pool_cpu_seconds(self.state), 3),
             },
         )
         saved = save_pipeline(self.folder, with_unet(self.pipeline, unet), info)

@@ -46,4 +46,5 @@ def summary(history: History) -> dict[str, Any]:
 
 def curve(history: History) -> dict[str, Any]:
     """The loss curve as `kdc.json` keeps it."""
-    return {"steps": asdict(history)["steps"], "terms": history.terms, "seconds": round(history.seconds, 1)}
+    took = {"seconds": round(history.seconds, 1), "cpu_seconds": round(history.cpu_seconds, 1)}
+    return {"steps": asdict(history)["steps"], "terms": history.terms, **took}

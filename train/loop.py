@@ -188,7 +188,7 @@ def steps(trainer: Trainer, loss: Loss, label: str, log_every: int) -> Iterator[
     """Run to the end, yielding the means of every `log_every` steps; tensors are read only then."""
     config, accelerator = trainer.config, trainer.accelerator
     sums: dict[str, Tensor] = {}
-    count, started = 0, time.monotonic()
+    count, started = 0, _now()
     hidden = (
         None if accelerator.is_main_process and parent_process() is None else True
     )  # None: where stderr is no terminal
@@ -201,16 +201,22 @@ def steps(trainer: Trainer, loss: Loss, label: str, log_every: int) -> Iterator[
             if count == log_every or trainer.step == config.steps:
                 stacked = accelerator.reduce(torch.stack(list(sums.values())) / count, "mean").tolist()
                 means = dict(zip(sums, stacked, strict=True))
-                now = time.monotonic()
-                _log(trainer, means, count, now - started, bar)
+                now = _now()
+                _log(trainer, means, count, bar, *(end - start for start, end in zip(started, now, strict=True)))
                 sums, count, started = {}, 0, now
                 yield means
 
 
-def _log(trainer: Trainer, means: dict[str, float], count: int, seconds: float, bar: Any) -> None:
+def _now() -> tuple[float, float]:
+    """Seconds on the clock, and of this process on all cores."""
+    return time.monotonic(), time.process_time()
+
+
+def _log(trainer: Trainer, means: dict[str, float], count: int, bar: Any, seconds: float, cpu_seconds: float) -> None:
     terms = {name: value for name, value in means.items() if name != "norm"}
     images = count * trainer.config.batch_size
     trainer.history.seconds += seconds
+    trainer.history.cpu_seconds += cpu_seconds
     trainer.history.images += images
     trainer.history.add(trainer.step, terms)
     bar.set_postfix(loss=f"{sum(terms.values()):.4f}", images_s=f"{images / seconds:.0f}")

@@ -56,11 +56,11 @@ class Recall:
         if not path.exists():
             prompts = [captions[i] for i in numbers]
             first = (SEED + seed * count) % (SEEDS - count)
-            start = time.monotonic()
+            start = time.process_time()
             drawn = latents(self.pipeline, prompts, steps=config.pool_steps, guidance=config.pool_guidance, seed=first)
-            seconds = time.monotonic() - start
+            seconds = time.process_time() - start
             with replacing(path) as temporary:
-                save_file({"latents": torch.from_numpy(drawn).half()}, temporary, {"seconds": str(seconds)})
+                save_file({"latents": torch.from_numpy(drawn).half()}, temporary, {"cpu_seconds": str(seconds)})
         return self._cache(Stored.open([path], "latents"), numbers)
 
     def _cache(self, rows: Rows, captions: Sequence[int]) -> Cache:
@@ -81,9 +81,9 @@ def choose(captions: Sequence[str], count: int, seed: int) -> list[int]:
     return sorted(order[np.arange(count) % len(order)].tolist())
 
 
-def pool_seconds(folder: Path) -> float:
+def pool_cpu_seconds(folder: Path) -> float:
     """What drawing the samples in a folder took; 0 where there are none."""
     if not (folder / POOL).exists():
         return 0.0
     with safe_open(folder / POOL, "pt") as file:
-        return float(file.metadata()["seconds"])
+        return float(file.metadata()["cpu_seconds"])

@@ -54,6 +54,8 @@ class History:
     steps: list[int] = field(default_factory=list)
     terms: dict[str, list[float]] = field(default_factory=dict)
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    """Of this process, all its threads: what other work on the machine does not lengthen."""
     images: int = 0
 
     def add(self, step: int, means: Mapping[str, float]) -> None:

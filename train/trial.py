@@ -238,6 +238,6 @@ def scores(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def seconds(checkpoint: Path) -> float:
-    """Of training, and of drawing what it was held to."""
+    """CPU seconds of training, and of drawing what it was held to."""
     info = read_json(checkpoint / "kdc.json")
-    return info["losses"]["seconds"] + info["metrics"]["pool_seconds"]
+    return info["losses"]["cpu_seconds"] + info["metrics"]["pool_cpu_seconds"]
