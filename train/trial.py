@@ -43,7 +43,7 @@ GROUPS = {
 }
 OTHERS = ("Smileys & Emotion", "People & Body", "Symbols", "Activities")
 CALIBRATION = 16  # captions
-SCRATCH, BASE, INT8 = "scratch", "base", "replay-int8"
+SCRATCH, BASE, BUNDLES = "scratch", "base", "int8-bundles"
 NOTHING = ReplayConfig(replay_memory="0")
 
 
@@ -112,7 +112,7 @@ class Trial:
         rows = [self._examined(folder, f"{name}-{folder.name}") for folder in folders]
         found = {name: scores([first, *rows]) | {"seconds": [seconds(folder) for folder in folders]}}
         if self.config.int8 and name == "replay":
-            found[INT8] = scores([first, *(self._as_int8(task.name) for task in self.tasks)]) | {"seconds": []}
+            found[BUNDLES] = scores([first, *(self._as_int8(task.name) for task in self.tasks)]) | {"seconds": []}
         return found
 
     def strip(self, method: str, task: str) -> Path:
@@ -172,7 +172,7 @@ class Trial:
             arguments = ["onnx", "--model", str(model), "-o", str(bundle), "--force", "--precision", "int8"]
             if code := run_stage("convert", [*arguments, "--calibration", str(prompts)]):
                 raise GateError(f"{model}: its conversion to int8 ended with exit code {code}")
-        return self._examined(bundle, f"{INT8}-{task}")
+        return self._examined(bundle, f"{BUNDLES}-{task}")
 
     def _save_blank(self) -> None:
         """A student of random weights around the frozen autoencoder and text encoder."""

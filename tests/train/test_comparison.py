@@ -214,13 +214,15 @@ def test_int8_bundles_are_judged_beside_their_checkpoints(
     """Replay's checkpoints as bundles of their own, drawn by onnxruntime, in the same matrix and with an aim of their own."""
     found = comparison(replace(config, output_dir=tmp_path, methods=("replay",), scratch=False, int8=True))
     scores = read_json(tmp_path / "seed-0" / "result.json")
-    assert set(scores) == {"replay", "replay-int8"} and scores["replay-int8"]["top1"][0] == scores["replay"]["top1"][0]
-    assert np.shape(scores["replay-int8"]["kid"]) == (3, 2) and scores["replay-int8"]["kid"] != scores["replay"]["kid"]
+    assert set(scores) == {"replay", "int8-bundles"}
+    checkpoints, bundles = scores["replay"], scores["int8-bundles"]
+    assert bundles["top1"][0] == checkpoints["top1"][0]
+    assert np.shape(bundles["kid"]) == (3, 2) and bundles["kid"] != checkpoints["kid"]
     assert found["aims"][5]["value"] is not None
     for task in ("animals", "food"):
         bundle = Bundle.open(tmp_path / "seed-0" / "int8" / task)
         assert bundle.manifest.precision == "int8"
-        assert read_json(tmp_path / "seed-0" / "exams" / f"replay-int8-{task}.json")["model"] == bundle.id
+        assert read_json(tmp_path / "seed-0" / "exams" / f"int8-bundles-{task}.json")["model"] == bundle.id
         checkpoint = Checkpoint.open(tmp_path / "seed-0" / "replay" / "checkpoints" / task).id
         assert bundle.manifest.provenance.checkpoint == checkpoint
 
