@@ -92,16 +92,14 @@ def plan(config: ContinualConfig, tasks: int) -> dict[str, Any]:
     """Hours and memory of all tasks, at most: as if everything was trained, and the student before asked about every row."""
     from dataclasses import replace
 
-    from train.estimate import estimate, macs_per_second, report
-    from train.loop import check, processes
+    from train.estimate import estimate, hardware, report
     from train.rules import rules_of
     from train.student import on_meta, unet_config
 
-    state = processes()
-    check(config.loop, state.num_processes)
+    machine = hardware(config.loop)
     unet = unet_config(str(config.model), None)
     loop = replace(config.loop, steps=config.loop.steps * tasks)
-    found = estimate(on_meta(unet), on_meta(unet), loop, state.num_processes, macs_per_second(state.device))
+    found = estimate(on_meta(unet), on_meta(unet), loop, machine)
     return {"tasks": tasks, "buffer_bytes": rules_of(config).limit, **report(found)}
 
 

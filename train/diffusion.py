@@ -45,10 +45,15 @@ def build(config: UNetConfig, latent_channels: int, latent_size: int, text_width
 
 
 def for_training(unet: UNet2DConditionModel, device: torch.device) -> UNet2DConditionModel:
-    """On `device`, with gradients; a small grid on a CPU attends plainly, which is faster there than the fused way."""
+    """On `device`, with gradients."""
+    return attending(unet, device).to(device).requires_grad_(True)
+
+
+def attending(unet: UNet2DConditionModel, device: torch.device) -> UNet2DConditionModel:
+    """As is fastest on `device`: a small grid on a CPU plainly, all else the fused way."""
     if device.type == "cpu" and unet.config.sample_size <= SMALL_GRID:
         unet.set_attn_processor(AttnProcessor())
-    return unet.to(device).requires_grad_(True)
+    return unet
 
 
 def build_scheduler() -> DDIMScheduler:

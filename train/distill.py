@@ -111,24 +111,21 @@ def beginning(config: DistillConfig, pipeline: "StableDiffusionPipeline") -> "UN
 
 def plan(config: DistillConfig) -> dict[str, Any]:
     """Sizes, hours and memory of this process and its fellows; no weights are read."""
-    from train.estimate import estimate, macs_per_second, report
+    from train.estimate import estimate, hardware, report
     from train.folders import same_kind
-    from train.loop import check, processes
     from train.losses import matched_blocks
     from train.student import describe, on_meta, prune_config, unet_config
 
-    state = processes()
-    check(config.loop, state.num_processes)
+    machine = hardware(config.loop)
     teacher, spec = unet_config(config.teacher, config.revision), STUDENTS[config.student]()
     student = unet_config(str(config.init), None) if config.init else prune_config(teacher, spec)
     sizes = {} if config.init else describe(teacher, spec, config.fresh)
-    speed = macs_per_second(state.device)
     networks = on_meta(teacher), on_meta(student)
     if config.init:
         same_kind(config.init, {"unet": student}, {"unet": teacher})
     if config.weights.feat:
         matched_blocks(networks[1], networks[0])
-    return sizes | report(estimate(*networks, config.loop, state.num_processes, speed))
+    return sizes | report(estimate(*networks, config.loop, machine))
 
 
 def distillation_loss(

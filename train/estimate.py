@@ -4,6 +4,7 @@ Sizes are counted on networks without memory (torch's meta device). Hours rest o
 `EFFICIENCY`; they are an estimate and say so.
 """
 
+import contextlib
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -12,15 +13,30 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from train.diffusion import attending
+from train.loop import check, precision_of, processes
 from train.recipes import LoopConfig
-from train.student import TOKENS, cost
+from train.student import TOKENS, cost, from_config
 
 EFFICIENCY = 0.5  # share of the matrix product's speed that a training step reaches: the emoji pair's on 2 cores
 BACKWARD = 2  # times the forward pass
 FLOAT = 4  # bytes
 STATES = {"adamw": 2, "muon": 1}  # moments for every parameter
 PROBE_S = 0.3
+HALVES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What trains, and in which arithmetic."""
+
+    processes: int
+    device: torch.device
+    precision: str
+    macs_per_s: float
+    """Of a process, in float32."""
 
 
 @dataclass(frozen=True)
@@ -37,26 +53,42 @@ class Estimate:
     """What one call keeps for its backward pass."""
 
 
-def estimate(
-    teacher: UNet2DConditionModel, student: UNet2DConditionModel, loop: LoopConfig, processes: int, macs_per_s: float
-) -> Estimate:
+def estimate(teacher: UNet2DConditionModel, student: UNet2DConditionModel, loop: LoopConfig, on: Hardware) -> Estimate:
     """Of networks on the meta device."""
     calls = 1 + BACKWARD + loop.checkpointing
     macs = loop.batch_size * (cost(teacher).macs + calls * cost(student).macs)
-    share = loop.batch_size // (processes * loop.accumulate)
+    share = loop.batch_size // (on.processes * loop.accumulate)
     copies = 2 + bool(loop.ema) + STATES[loop.optimizer]  # weights and gradients, averages, moments
     return Estimate(
         steps=loop.steps,
         images=loop.steps * loop.batch_size,
         macs_per_step=macs,
-        hours=loop.steps * macs / (macs_per_s * EFFICIENCY * processes) / 3600,
+        hours=loop.steps * macs / (on.macs_per_s * EFFICIENCY * on.processes) / 3600,
         weights_bytes=FLOAT * (parameters(teacher) + copies * parameters(student)),
-        activations_bytes=saved_bytes(student, share, loop.checkpointing),
+        activations_bytes=foreseen_bytes(student, share, loop.checkpointing, on.device, on.precision),
     )
 
 
-def saved_bytes(network: UNet2DConditionModel, batch_size: int, checkpointing: bool = False) -> int:
-    """Bytes that a float32 call keeps for its backward pass, weights left out."""
+def hardware(loop: LoopConfig) -> Hardware:
+    """This machine. Raises UsageError for settings that do not go with it."""
+    state = processes()
+    check(loop, state.num_processes)
+    return Hardware(state.num_processes, state.device, precision_of(loop), macs_per_second(state.device))
+
+
+def foreseen_bytes(
+    network: UNet2DConditionModel, batch_size: int, checkpointing: bool, device: torch.device, precision: str
+) -> int:
+    """`saved_bytes` of its like on `device`, by tensors that have a device's kernels and no memory."""
+    with FakeTensorMode(), device:
+        like = attending(from_config(network.config), device)
+        return saved_bytes(like, batch_size, checkpointing, precision)
+
+
+def saved_bytes(
+    network: UNet2DConditionModel, batch_size: int, checkpointing: bool = False, precision: str = "no"
+) -> int:
+    """Bytes that a call keeps for its backward pass, the 16-bit copies that autocast makes of weights among them."""
     if checkpointing:
         network.enable_gradient_checkpointing()
     own = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
@@ -72,10 +104,15 @@ def saved_bytes(network: UNet2DConditionModel, batch_size: int, checkpointing: b
     device = network.device
     sample = torch.zeros(batch_size, channels, size, size, device=device)
     text = torch.zeros(batch_size, TOKENS, width, device=device)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    half = HALVES[precision]
+    with (
+        torch.autocast(device.type, half) if half else contextlib.nullcontext(),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+    ):
         answer = network.train().requires_grad_(True)(sample, torch.zeros(batch_size, device=device), text).sample
     assert answer.requires_grad
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    copies = half.itemsize * parameters(network) if half and checkpointing else 0  # autocast's own, or among those kept
+    return copies + sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 def parameters(network: torch.nn.Module) -> int:

@@ -113,12 +113,7 @@ def ready(config: LoopConfig, path: Path, key: Mapping[str, Any]) -> None:
 def launch(config: LoopConfig, folder: Path) -> Accelerator:
     """One process or, under `accelerate launch`, one of many."""
     processes()
-    precision = config.precision
-    if precision == "auto":
-        device = pick_device()
-        # elsewhere bfloat16 is slower than float32
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
-        precision = "bf16" if fast else "no"
+    precision = precision_of(config)
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     if config.tensorboard and not is_tensorboard_available():
         raise MissingBackend("--tensorboard needs tensorboardX; pip install 'kdc-edge[train]'")
@@ -140,6 +135,15 @@ def launch(config: LoopConfig, folder: Path) -> Accelerator:
             f"--precision fp16: not on a {accelerator.device.type}, which would compute in float32; bf16 or no"
         )
     return accelerator
+
+
+def precision_of(config: LoopConfig) -> str:
+    """What `auto` is on this machine: where the hardware does not multiply bfloat16, float32 is faster."""
+    if config.precision != "auto":
+        return config.precision
+    cuda = pick_device().type == "cuda"
+    fast = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if fast else "no"
 
 
 def check(config: LoopConfig, processes: int) -> None:

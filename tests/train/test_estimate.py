@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,22 +13,28 @@ from kdc_edge.process import in_own_process, peak_mib
 from tests.train.test_student import SD1, teacher
 from train import diffusion, estimate
 from train.distill import distill
+from train.estimate import HALVES, Hardware
 from train.recipes import DistillConfig, LoopConfig, UNetConfig
-from train.student import on_meta
+from train.student import from_config, on_meta, prune_config
+from train.student_spec import STUDENTS
+
+CPU = torch.device("cpu")
+HERE = Hardware(1, CPU, "no", 1e9)
 
 
+@pytest.mark.parametrize("precision", ["no", "bf16"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_bytes_without_memory_are_those_of_a_real_call(checkpointing: bool) -> None:
-    real = teacher()
-    counted = estimate.saved_bytes(on_meta(real.config), 3, checkpointing)
-    # fused attention keeps its row sums there
-    assert counted == pytest.approx(estimate.saved_bytes(real, 3, checkpointing), rel=0.03)
+def test_bytes_without_memory_are_those_of_a_real_call(checkpointing: bool, precision: str) -> None:
+    real = diffusion.attending(teacher(), CPU)
+    foreseen = estimate.foreseen_bytes(on_meta(real.config), 3, checkpointing, CPU, precision)
+    # a processor's convolutions return another layout, which a shortcut copies
+    assert foreseen == pytest.approx(estimate.saved_bytes(real, 3, checkpointing, precision), rel=0.06)
 
 
 def test_checkpointing_keeps_less_and_computes_more() -> None:
     loop = LoopConfig(10, 4, 1e-3)
     plain, saving = (
-        estimate.estimate(on_meta(teacher().config), on_meta(teacher().config), each, 1, 1e9)
+        estimate.estimate(on_meta(teacher().config), on_meta(teacher().config), each, HERE)
         for each in (loop, replace(loop, checkpointing=True))
     )
     assert saving.activations_bytes < 0.5 * plain.activations_bytes
@@ -37,7 +44,10 @@ def test_checkpointing_keeps_less_and_computes_more() -> None:
 
 def test_two_processes_halve_hours_and_activations() -> None:
     loop = LoopConfig(10, 4, 1e-3)
-    one, two = (estimate.estimate(on_meta(teacher().config), on_meta(teacher().config), loop, n, 1e9) for n in (1, 2))
+    one, two = (
+        estimate.estimate(on_meta(teacher().config), on_meta(teacher().config), loop, replace(HERE, processes=n))
+        for n in (1, 2)
+    )
     assert two.hours == pytest.approx(one.hours / 2) and two.activations_bytes < 0.6 * one.activations_bytes
 
 
@@ -68,7 +78,29 @@ def test_the_estimate_is_most_of_what_a_process_takes() -> None:
     """The rest is the kernels' own: workspace, and gradients that live for one layer."""
     taken = in_own_process("training", _peak, 3) - in_own_process("nothing", _peak, 0)
     network = on_meta(diffusion.build(UNetConfig(layers_per_block=1), 16, 8, 256).config)
-    network.set_attn_processor(diffusion.AttnProcessor())
     gradients = estimate.FLOAT * estimate.parameters(network)
-    expected = (estimate.saved_bytes(network, 64) + gradients) / 2**20
+    expected = (estimate.foreseen_bytes(network, 64, False, CPU, "no") + gradients) / 2**20
     assert 0.5 * taken < expected < 1.1 * taken
+
+
+def _taken(config: dict[str, Any], precision: str) -> float:
+    """MiB that a call of two latents takes at most before its backward pass, in this process."""
+    network = from_config(config).train()
+    for parameter in network.parameters():
+        parameter.data.normal_(std=0.02)
+    before, half = peak_mib(), HALVES[precision]
+    with torch.autocast("cpu", half, enabled=half is not None):
+        answer = network(torch.randn(2, 4, 64, 64), torch.zeros(2), torch.randn(2, 77, 768)).sample
+    assert answer.requires_grad
+    return peak_mib() - before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_at_stable_diffusions_size_it_is_what_a_call_holds(precision: str) -> None:
+    """Of the 482M student at 64×64: attention is fused there, and keeps no matrix of 4,096 × 4,096."""
+    config = dict(prune_config(SD1, STUDENTS["kdc-small"]()))
+    taken = in_own_process("training", _taken, config, precision)
+    foreseen = estimate.foreseen_bytes(on_meta(config), 2, False, CPU, precision) / 2**20
+    print(f"{precision}: taken {taken:,.0f} MiB, foreseen {foreseen:,.0f} MiB")
+    assert 0.8 * taken < foreseen < 1.05 * taken
