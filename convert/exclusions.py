@@ -122,7 +122,7 @@ class Sensitivity:
     def saved_ms(self) -> np.ndarray:
         """(L,) what int8 saves of a call on this machine."""
         saved = savings(self.layers, {name: met.shape for name, met in self.ranges.items()})
-        return np.array([saved[name].ms for name in self.layers])
+        return np.array([saved[name] for name in self.layers])
 
 
 def spared(found: Sensitivity, floor: float) -> list[str]:

@@ -1,4 +1,4 @@
-"""How long layers take on this machine, in fp32 and with int8 products: each alone, as a graph of one operator.
+"""What int8 products save on this machine, layer by layer: each is timed alone, as a graph of one operator.
 
 The time of a network with some layers in int8 is that in fp32 less what each of them saves; rounding its input, and of a
 convolution restoring its output, are part of a layer's time.
@@ -7,7 +7,6 @@ convolution restoring its output, are part of a layer's time.
 import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,22 +25,12 @@ WARMUP, SAMPLES = 2, 9
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Saved:
-    """Milliseconds of one layer."""
+def savings(layers: Mapping[str, "nn.Module"], shapes: Mapping[str, Shape]) -> dict[str, float]:
+    """Milliseconds by name of layer, below 0 where int8 costs; `shapes` are those of their inputs.
 
-    fp32: float
-    int8: float
-
-    @property
-    def ms(self) -> float:
-        """What int8 saves; below 0 it costs."""
-        return self.fp32 - self.int8
-
-
-def savings(layers: Mapping[str, "nn.Module"], shapes: Mapping[str, Shape]) -> dict[str, Saved]:
-    """By name of layer; `shapes` are those of their inputs. Layers alike are timed once."""
-    found: dict[Any, Saved] = {}
+    Layers alike are timed once.
+    """
+    found: dict[Any, float] = {}
     result = {}
     for name, layer in layers.items():
         shape = shapes[name] if layer.weight.ndim == 4 else (math.prod(shapes[name][:-1]), shapes[name][-1])
@@ -60,7 +49,7 @@ def call_ms(path: Path, feed: Mapping[str, np.ndarray]) -> float:
     return 1000 * timing.measure(lambda: session.run(None, dict(feed)), warmup=WARMUP, samples=SAMPLES).p50
 
 
-def _alone(layer: "nn.Module", shape: Shape) -> Saved:
+def _alone(layer: "nn.Module", shape: Shape) -> float:
     import onnx
 
     feed = {"x": np.random.default_rng(0).standard_normal(shape, np.float32)}
@@ -68,7 +57,7 @@ def _alone(layer: "nn.Module", shape: Shape) -> Saved:
         fp32, int8 = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         onnx.save(graph(layer, shape), fp32)
         quantise(fp32, int8, Static(), [feed], [])
-        return Saved(call_ms(fp32, feed), call_ms(int8, feed))
+        return call_ms(fp32, feed) - call_ms(int8, feed)
 
 
 def graph(layer: "nn.Module", shape: Shape) -> "onnx.ModelProto":
