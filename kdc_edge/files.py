@@ -197,6 +197,15 @@ def refuse_existing(target: Path, force: bool, marks: Collection[str] = MARKS) -
         raise UsageError(f"{target} has no {' or '.join(marks)}, so --force leaves it alone; remove it yourself")
 
 
+def refuse_output(target: Path, run: Path, force: bool, marks: Collection[str] = MARKS) -> None:
+    """`refuse_existing` of what a run makes, and UsageError where the folder that the run works in would be in its way."""
+    if run.resolve().is_relative_to(target.resolve()):
+        raise UsageError(
+            f"-o {target} would take the place of the run's own {run}; give another, as {run / 'checkpoint'}"
+        )
+    refuse_existing(target, force, marks)
+
+
 def refuse_overlap(written: Path, source: Path) -> None:
     """UsageError where a folder to write is the one that is read, or one of the two is inside the other."""
     target, origin = written.resolve(), source.resolve()

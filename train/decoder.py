@@ -27,7 +27,7 @@ def decoder(config: DecoderConfig) -> dict[str, Any]:
     from dataclasses import asdict
 
     from kdc_edge.checkpoint import Checkpoint, CheckpointInfo
-    from kdc_edge.files import refuse_existing
+    from kdc_edge.files import refuse_output
     from train import logbook, tiny_decoder
     from train.cache import cached
     from train.folders import assemble, load_pipeline, save_pipeline
@@ -36,7 +36,7 @@ def decoder(config: DecoderConfig) -> dict[str, Any]:
 
     check_numbers(config)
     refuse_unet_flags(config.loop)
-    refuse_existing(config.output_dir, config.force)
+    refuse_output(config.output_dir, config.run_dir, config.force)
     checkpoint = Checkpoint.open(config.model)
     pipeline = load_pipeline(str(config.model))
     teacher = tiny_decoder.Teacher(pipeline.vae.to(pick_device()))

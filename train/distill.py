@@ -29,7 +29,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     from dataclasses import asdict
 
     from kdc_edge.checkpoint import Checkpoint, CheckpointInfo
-    from kdc_edge.files import refuse_existing
+    from kdc_edge.files import refuse_output
     from train import diffusion, logbook
     from train.cache import cached
     from train.drawing import sampler
@@ -39,7 +39,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     check_settings(config)
     if config.dry_run:
         return plan(config)
-    refuse_existing(config.output_dir, config.force)
+    refuse_output(config.output_dir, config.run_dir, config.force)
     pipeline = load_pipeline(config.teacher, config.revision)
     known = None if config.revision else Checkpoint.open(config.teacher)
     teacher_id = f"{config.teacher}@{config.revision}" if known is None else known.id

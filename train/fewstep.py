@@ -27,7 +27,7 @@ def fewstep(config: FewStepConfig) -> dict[str, Any]:
     from dataclasses import asdict, replace
 
     from kdc_edge.checkpoint import Checkpoint, CheckpointInfo, Sampling
-    from kdc_edge.files import refuse_existing
+    from kdc_edge.files import refuse_output
     from kdc_edge.spec import pipeline_spec
     from train import diffusion, logbook
     from train.cache import cached
@@ -38,7 +38,7 @@ def fewstep(config: FewStepConfig) -> dict[str, Any]:
     from train.solver import Solver
 
     check_numbers(config)
-    refuse_existing(config.output_dir, config.force)
+    refuse_output(config.output_dir, config.run_dir, config.force)
     checkpoint = Checkpoint.open(config.model)
     start = Checkpoint.open(config.init or config.model)
     pipeline, first = load_pipeline(str(config.model)), load_pipeline(str(start.path))

@@ -20,7 +20,7 @@ def train_judge(config: JudgeConfig) -> dict[str, Any]:
 
     from transformers import CLIPModel
 
-    from kdc_edge.files import refuse_existing, replace_dir
+    from kdc_edge.files import refuse_output, replace_dir
     from train import contrastive, logbook
     from train.cache import weights_hash
     from train.data import load
@@ -31,7 +31,7 @@ def train_judge(config: JudgeConfig) -> dict[str, Any]:
 
     check_numbers(config)
     refuse_unet_flags(config.loop)
-    refuse_existing(config.output_dir, config.force, ["config.json"])
+    refuse_output(config.output_dir, config.run_dir, config.force, ["config.json"])
     check(config.loop, processes().num_processes)
     pictures = load(config.data, config.size, revision=config.data_revision)
     tokenizer = train_tokenizer((text for group in pictures.captions for text in group), config.merges)

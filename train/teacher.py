@@ -31,14 +31,14 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
     from dataclasses import asdict, replace
 
     from kdc_edge.checkpoint import Checkpoint, CheckpointInfo
-    from kdc_edge.files import refuse_existing
+    from kdc_edge.files import refuse_output
     from train import logbook
     from train.data import load
     from train.folders import load_pipeline, save_pipeline
     from train.loop import is_main, ready
 
     check_numbers(config)
-    refuse_existing(config.output_dir, config.force)
+    refuse_output(config.output_dir, config.run_dir, config.force)
     recipe = TEACHERS[config.preset]()
     loop = replace(
         recipe.unet_loop,
