@@ -65,6 +65,13 @@ def test_what_may_differ_is_said() -> None:
         cards.require_alike([CARD, few], ("step",))
 
 
+def test_figures_of_another_processor_are_the_same() -> None:
+    """12.345 is 12.34 or 12.35 in a table, as the last digits fall."""
+    for value, same in ((12.345001, True), (12.3442, True), (12.343, False)):
+        assert cards.same_figures(CARD, replace(CARD, numbers={"fid": replace(NUMBER, value=value)})) is same
+    assert not cards.same_figures(CARD, replace(CARD, numbers={}))
+
+
 def test_the_table_shows_intervals_and_what_they_rest_on() -> None:
     other = replace(CARD, model="student", numbers={}, not_measured={"fid": "too few"}, skipped=2)
     text = cards.table([CARD, other])
