@@ -1,7 +1,8 @@
 """What a distillation will take, before anything heavy is loaded: MACs, hours, memory.
 
-Sizes are counted on networks without memory (torch's meta device). Hours rest on a matrix product timed here and now and on
-`EFFICIENCY`; they are an estimate and say so.
+Sizes are counted on networks without memory: MACs on torch's meta device, what is kept for the backward pass on fake tensors,
+which have the kernels and types of the run. Hours rest on a matrix product timed here and now and on `EFFICIENCY`; they are
+an estimate and say so.
 """
 
 import contextlib
