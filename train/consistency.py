@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, LCMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from train.diffusion import Cache
 from train.solver import Solver
@@ -39,23 +38,21 @@ def huber(a: Tensor, b: Tensor) -> Tensor:
     return ((a - b).square() + HUBER**2).sqrt().mean() - HUBER
 
 
-def consistency_loss(
-    network: UNet2DConditionModel, model: UNet2DConditionModel, source: Cache, solver: Solver, batch_size: int
-) -> Loss:
+def consistency_loss(model: UNet2DConditionModel, source: Cache, solver: Solver, batch_size: int) -> Loss:
     """Huber distance between the pictures seen from both ends of a jump; from the lower one, by the averaged weights."""
     timesteps = grid(source.scheduler)
     stride = int(timesteps[1] - timesteps[0])
 
-    def loss(training: nn.Module, part: Part) -> dict[str, Tensor]:
+    def loss(network: nn.Module, part: Part) -> dict[str, Tensor]:
         draw = source.draw(batch_size, part, timesteps)
         share = torch.rand(batch_size, generator=part.generator)[part.rows(batch_size)]
         here, there = draw.timesteps, (draw.timesteps - stride).clamp_min(0)
         with torch.no_grad():
             answers = [model(draw.noisy, here, text).sample for text in (draw.text, source.empty(draw.text))]
             jumped = solver.jump(draw.noisy, solver.guided(*answers, share), here, there)
-            answer = functional_call(network, dict(part.average), (jumped, there, draw.text)).sample
+            answer = part.averaged(jumped, there, draw.text).sample
             target = picture(solver, jumped, answer, there)
-        seen = picture(solver, draw.noisy, training(draw.noisy, here, draw.text).sample, here)
+        seen = picture(solver, draw.noisy, network(draw.noisy, here, draw.text).sample, here)
         return {"consistency": huber(seen, target)}
 
     return loss

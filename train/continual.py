@@ -93,10 +93,13 @@ def plan(config: ContinualConfig, tasks: int) -> dict[str, Any]:
     from dataclasses import replace
 
     from train.estimate import estimate, hardware, report
+    from train.loop import is_main
     from train.rules import rules_of
     from train.student import on_meta, unet_config
 
     machine = hardware(config.loop)
+    if not is_main():
+        return {}
     unet = unet_config(str(config.model), None)
     loop = replace(config.loop, steps=config.loop.steps * tasks)
     found = estimate(on_meta(unet), on_meta(unet), loop, machine)

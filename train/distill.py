@@ -110,13 +110,16 @@ def beginning(config: DistillConfig, pipeline: "StableDiffusionPipeline") -> "UN
 
 
 def plan(config: DistillConfig) -> dict[str, Any]:
-    """Sizes, hours and memory of this process and its fellows; no weights are read."""
+    """Sizes, hours and memory of this process and its fellows, said by the main one; no weights are read."""
     from train.estimate import estimate, hardware, report
     from train.folders import same_kind
+    from train.loop import is_main
     from train.losses import matched_blocks
     from train.student import describe, on_meta, prune_config, unet_config
 
     machine = hardware(config.loop)
+    if not is_main():
+        return {}
     teacher, spec = unet_config(config.teacher, config.revision), STUDENTS[config.student]()
     student = unet_config(str(config.init), None) if config.init else prune_config(teacher, spec)
     sizes = {} if config.init else describe(teacher, spec, config.fresh)

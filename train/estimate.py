@@ -9,6 +9,7 @@ import contextlib
 import sys
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from train.diffusion import attending
-from train.loop import check, precision_of, processes
+from train.loop import check, launch, precision_of
 from train.recipes import LoopConfig
 from train.student import TOKENS, cost, from_config
 
@@ -38,6 +39,8 @@ class Hardware:
     precision: str
     macs_per_s: float
     """Of a process, in float32."""
+    shards: int = 1
+    """Processes that FSDP divides the student's states among."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Estimate:
     macs_per_step: int
     hours: float
     weights_bytes: int
-    """Teacher and student, gradients, averages, moments."""
+    """The teacher; of the student the process's share, with gradients, averages and moments."""
     activations_bytes: int
     """What one call keeps for its backward pass."""
 
@@ -65,16 +68,17 @@ def estimate(teacher: UNet2DConditionModel, student: UNet2DConditionModel, loop:
         images=loop.steps * loop.batch_size,
         macs_per_step=macs,
         hours=loop.steps * macs / (on.macs_per_s * EFFICIENCY * on.processes) / 3600,
-        weights_bytes=FLOAT * (parameters(teacher) + copies * parameters(student)),
+        weights_bytes=FLOAT * (parameters(teacher) + copies * parameters(student) // on.shards),
         activations_bytes=foreseen_bytes(student, share, loop.checkpointing, on.device, on.precision),
     )
 
 
 def hardware(loop: LoopConfig) -> Hardware:
     """This machine. Raises UsageError for settings that do not go with it."""
-    state = processes()
-    check(loop, state.num_processes)
-    return Hardware(state.num_processes, state.device, precision_of(loop), macs_per_second(state.device))
+    on = launch(loop, Path())
+    check(loop, on.num_processes)
+    shards = on.num_processes if on.is_fsdp2 else 1
+    return Hardware(on.num_processes, on.device, precision_of(loop), macs_per_second(on.device), shards)
 
 
 def foreseen_bytes(

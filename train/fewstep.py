@@ -57,7 +57,7 @@ def fewstep(config: FewStepConfig) -> dict[str, Any]:
     encode = config.method == "consistency"  # progressive starts from noise
     source, table = cached(config.pictures, pipeline, config.toned_share, encode)
     network = diffusion.for_training(first.unet, model.device)
-    loss = loss_of(config, network, model, replace(source, dropout=0.0), solver)
+    loss = loss_of(config, model, replace(source, dropout=0.0), solver)
     few = with_unet(pipeline, network)
     if config.method == "consistency":
         few.scheduler = lcm_scheduler(pipeline.scheduler)
@@ -94,20 +94,14 @@ def check_steps(config: FewStepConfig, scheduler: "DDIMScheduler") -> None:
         raise UsageError(f"--steps-drawn is {config.steps_drawn}, must be between 1 and {STEPS}")
 
 
-def loss_of(
-    config: FewStepConfig,
-    network: "UNet2DConditionModel",
-    model: "UNet2DConditionModel",
-    source: "Cache",
-    solver: "Solver",
-) -> "Loss":
+def loss_of(config: FewStepConfig, model: "UNet2DConditionModel", source: "Cache", solver: "Solver") -> "Loss":
     """The method's."""
     from train.consistency import consistency_loss
     from train.progressive import progressive_loss
 
     batch_size = config.loop.batch_size
     if config.method == "consistency":
-        return consistency_loss(network, model, source, solver, batch_size)
+        return consistency_loss(model, source, solver, batch_size)
     return progressive_loss(model, source, solver, batch_size, steps=config.steps_drawn, parts=config.parts)
 
 

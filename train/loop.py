@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, is_tensorboard_available
+from accelerate.utils import is_tensorboard_available
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -29,6 +29,7 @@ from kdc_edge.errors import GateError, MissingBackend, UsageError
 from train import state
 from train.ranges import check_numbers
 from train.recipes import LoopConfig
+from train.sharding import settle
 from train.trainer import OTHER, History, Loss, Trainer
 
 OUTSIDE = ("checkpointing", "tensorboard", "sample_every")  # settings that change nothing that is learned
@@ -38,6 +39,7 @@ Sampler = Callable[[nn.Module, int], None]
 
 def processes() -> PartialState:
     """This process and its fellows. On a CPU accelerate looks for them only when it is told that it is on one."""
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # transformers would leave all but the first without weights
     return PartialState(cpu="LOCAL_RANK" in os.environ and not torch.accelerator.is_available())
 
 
@@ -112,9 +114,10 @@ def ready(config: LoopConfig, path: Path, key: Mapping[str, Any]) -> None:
 
 def launch(config: LoopConfig, folder: Path) -> Accelerator:
     """One process or, under `accelerate launch`, one of many."""
+    # an earlier run of this process may have had another precision, and under FSDP has renamed the kind of launch
+    AcceleratorState._reset_state(reset_partial_state=True)
     processes()
     precision = precision_of(config)
-    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     if config.tensorboard and not is_tensorboard_available():
         raise MissingBackend("--tensorboard needs tensorboardX; pip install 'kdc-edge[train]'")
     try:
@@ -125,11 +128,7 @@ def launch(config: LoopConfig, folder: Path) -> Accelerator:
         )
     except ValueError as error:
         raise UsageError(f"--precision {precision}: {error}") from None
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise UsageError(
-            f"{accelerator.distributed_type.value} divides the weights, which Muon and the averages need whole; "
-            "launch plain processes (DDP)"
-        )
+    settle(accelerator, config)
     if precision == "fp16" and accelerator.scaler is None:
         raise UsageError(
             f"--precision fp16: not on a {accelerator.device.type}, which would compute in float32; bf16 or no"
@@ -166,10 +165,10 @@ def _run(
         if all(math.isfinite(value) for value in means.values()):
             rollbacks = 0
             if sample is not None and _sample_is_due(trainer, log_every):
-                trainer.swap()
-                sample(trainer.module, trainer.step)
-                trainer.swap()
-            if time.monotonic() - saved > save_every:
+                with trainer.averaged() as network:
+                    if trainer.accelerator.is_main_process:
+                        sample(network, trainer.step)
+            if _any(trainer.accelerator, time.monotonic() - saved > save_every):
                 trainer.save(path)
                 saved = time.monotonic()
             continue
@@ -183,9 +182,14 @@ def _run(
 
 
 def _sample_is_due(trainer: Trainer, log_every: int) -> bool:
-    """For the main process, whether the last interval reached a multiple of `sample_every`."""
+    """Whether the last interval reached a multiple of `sample_every`."""
     every = trainer.config.sample_every
-    return bool(every) and trainer.accelerator.is_main_process and trainer.step % every < log_every
+    return bool(every) and trainer.step % every < log_every
+
+
+def _any(accelerator: Accelerator, due: bool) -> bool:
+    """Whether one of the processes says so: their clocks differ, and what all take part in begins together."""
+    return bool(accelerator.reduce(torch.tensor(float(due), device=accelerator.device), "sum"))
 
 
 def steps(trainer: Trainer, loss: Loss, label: str, log_every: int) -> Iterator[dict[str, float]]:

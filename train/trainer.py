@@ -8,16 +8,18 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from kdc_edge.errors import UsageError
-from train import state
+from train import sharding, state
 from train.muon import Muon
 from train.recipes import LoopConfig
 
@@ -36,8 +38,8 @@ class Part:
     generator: torch.Generator
     """In the same state for every part of a step: each draws the whole batch and keeps `rows`."""
     device: torch.device
-    average: Mapping[str, Tensor] = field(default_factory=dict)
-    """The averaged weights, by the names of the module's parameters."""
+    averaged: Callable[..., Any] | None = None
+    """The network in training, with its averaged weights; every process asks it."""
 
     def rows(self, batch_size: int) -> slice:
         size = batch_size // self.count
@@ -102,13 +104,6 @@ def build_optimizers(params: Iterable[nn.Parameter], config: LoopConfig) -> list
     return found
 
 
-def laid_out_as(param: Tensor, value: Tensor) -> Tensor:
-    """On the parameter's device, in its memory format: the fused AdamW walks through both in memory's order."""
-    if value.shape != param.shape:
-        return value.to(param.device)
-    return torch.empty_like(param).copy_(value)
-
-
 class Trainer:
     """Parameters, moments, averages and step of one run; `fit` drives it."""
 
@@ -117,9 +112,13 @@ class Trainer:
     ) -> None:
         self.module, self.config, self.key, self.accelerator = module, config, key, accelerator
         self.recipe = recipe  # the key's part that is known before the data is read
-        self.params = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        self.optimizers = build_optimizers(self.params.values(), config)
+        self.plain = sharding.outline(module) if accelerator.is_fsdp2 else None
+        if self.plain is not None:
+            module.to(memory_format=torch.contiguous_format)  # all that FSDP divides
+        self.optimizers = build_optimizers((p for p in module.parameters() if p.requires_grad), config)
         self.network, *_ = accelerator.prepare(module, *self.optimizers)
+        self.weights = dict(module.named_parameters())
+        self.params = {n: p for n, p in self.weights.items() if p.requires_grad}
         self.average = {n: p.detach().clone() for n, p in self.params.items()} if config.ema else {}
         self.step = self.attempt = 0
         self.history = History()
@@ -135,7 +134,7 @@ class Trainer:
                 count=accelerator.num_processes * config.accumulate,
                 generator=generator_at(config.seed, self.step, self.attempt),
                 device=accelerator.device,
-                average=self.average,
+                averaged=self.answer_of_average,
             )
             last = call == config.accumulate - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(self.network):
@@ -143,7 +142,7 @@ class Trainer:
                     terms = loss(self.network, part)
                 accelerator.backward(torch.stack(list(terms.values())).sum() / config.accumulate)
             sums = {n: sums.get(n, 0) + v.detach().float() / config.accumulate for n, v in terms.items()}
-        norm = accelerator.clip_grad_norm_(self.params.values(), config.clip or math.inf)
+        norm = sharding.whole(accelerator.clip_grad_norm_(self.params.values(), config.clip or math.inf))
         self._step(norm)
         self.step += 1
         if self.average:
@@ -168,6 +167,24 @@ class Trainer:
         if scaler is not None:
             scaler.update()
 
+    def averages(self) -> dict[str, Tensor]:
+        """Whole weights of the averaged network; every process asks."""
+        return {n: sharding.whole(self.average.get(n, p).detach()) for n, p in self.weights.items()}
+
+    def answer_of_average(self, *inputs: Any) -> Any:
+        """`Part.averaged`."""
+        return functional_call(self.module if self.plain is None else self.plain, self.averages(), inputs)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """The network with its averaged weights, whole, for a while; every process asks."""
+        if self.plain is not None:
+            yield sharding.with_weights(self.plain, self.averages())
+            return
+        self.swap()
+        yield self.module
+        self.swap()
+
     @torch.no_grad()
     def swap(self) -> None:
         """Exchange the weights and their averages."""
@@ -178,8 +195,11 @@ class Trainer:
 
     def finish(self) -> None:
         """Leave the averaged weights in the module, without what was wrapped around it."""
-        self.swap()
-        self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
+        if self.plain is None:
+            self.swap()
+            self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
+        else:
+            sharding.reunite(self.module, self.plain, self.averages())
         self.module.eval().requires_grad_(False)
 
     def state_of(self, param: nn.Parameter) -> dict[str, Tensor]:
@@ -193,12 +213,13 @@ class Trainer:
         return sum(p.nbytes * (1 + bool(self.average) + count) for p, count in moments)
 
     def save(self, path: Path) -> None:
-        """By the main process; the others have the same weights."""
-        if not self.accelerator.is_main_process:
-            return
+        """By the main process; the others have the same weights, or their shares to give."""
         tensors = {f"param/{n}": p for n, p in self.params.items()} | {f"ema/{n}": p for n, p in self.average.items()}
         for name, param in self.params.items():
             tensors |= {f"{moment}/{name}": value for moment, value in self.state_of(param).items()}
+        tensors = sharding.gathered(tensors, keep=self.accelerator.is_main_process)
+        if not self.accelerator.is_main_process:
+            return
         about = {"key": self.key, "recipe": self.recipe, "step": str(self.step), "attempt": str(self.attempt)}
         if self.accelerator.scaler is not None:
             about["scaler"] = json.dumps(self.accelerator.scaler.state_dict())
@@ -217,12 +238,13 @@ class Trainer:
         moments: dict[str, dict[str, Tensor]] = {}
         for entry, value in tensors.items():
             kind, name = entry.split("/", 1)
+            laid_out = sharding.laid_out_as(self.params[name], value)
             if kind == "param":
-                self.params[name].copy_(value)
+                self.params[name].copy_(laid_out)
             elif kind == "ema":
-                self.average[name].copy_(value)
+                self.average[name].copy_(laid_out)
             else:
-                moments.setdefault(name, {})[kind] = laid_out_as(self.params[name], value)
+                moments.setdefault(name, {})[kind] = laid_out
         for name, param in self.params.items():
             kept = self.state_of(param)
             kept.clear()

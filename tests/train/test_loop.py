@@ -17,7 +17,6 @@ from typing import Literal
 
 import pytest
 import torch
-from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -313,13 +312,6 @@ def test_tensorboard_gets_every_term(tmp_path: Path) -> None:
     train(tmp_path / "state.safetensors", replace(CONFIG, tensorboard=True), log_every=10)
     (events,) = tmp_path.rglob("events.out.tfevents.*")
     assert b"mse" in events.read_bytes() and b"images_per_s" in events.read_bytes()
-
-
-def test_a_launch_that_divides_the_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    divided = SimpleNamespace(distributed_type=DistributedType.FSDP)
-    monkeypatch.setattr(loop, "Accelerator", lambda **_: divided)
-    with pytest.raises(UsageError, match="launch plain processes"):
-        train(tmp_path / "state.safetensors")
 
 
 def test_tensorboard_is_asked_for_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

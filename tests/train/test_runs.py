@@ -118,7 +118,7 @@ def student(teacher: Path, few: Path) -> Path:
         run_dir=teacher / "student-run",
         pictures=pictures(few),
         weights=LossWeights(soft=0.01),
-        loop=LOOP,
+        loop=replace(LOOP, precision="no"),
         log=teacher / "log.md",
     )
     distill(config)
@@ -136,8 +136,11 @@ def test_a_student_is_smaller_and_shares_the_rest(teacher: Path, student: Path) 
 
 
 @pytest.mark.slow
-def test_two_processes_distil_what_one_does(teacher: Path, student: Path, few: Path, tmp_path: Path) -> None:
-    """`accelerate launch` with gloo: every loss term to 1e-4."""
+@pytest.mark.parametrize("program", [["train.distill"], ["tests.train.divided", "train.distill"]])
+def test_two_processes_distil_what_one_does(
+    program: list[str], teacher: Path, student: Path, few: Path, tmp_path: Path
+) -> None:
+    """With gloo, each with all weights or with half of them: every loss term to 1e-4, in float32."""
     folders = ["-o", tmp_path / "out", "--run-dir", tmp_path / "run", "--cache-dir", tmp_path / "cache"]
     arguments = ["--teacher", teacher / "out", "--data", few, *folders]
     loop = [
@@ -153,8 +156,10 @@ def test_two_processes_distil_what_one_does(teacher: Path, student: Path, few: P
         1,
         "--soft",
         0.01,
+        "--precision",
+        "no",
     ]
-    command = [*LAUNCH, "-m", "--", "train.distill", *arguments, *loop, "--log", tmp_path / "log.md"]
+    command = [*LAUNCH, "-m", "--", *program, *arguments, *loop, "--log", tmp_path / "log.md"]
     done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     two, one = (Checkpoint.open(folder).info for folder in (tmp_path / "out", student))
