@@ -8,7 +8,7 @@ an estimate and say so.
 import contextlib
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def estimate(teacher: UNet2DConditionModel, student: UNet2DConditionModel, loop:
 
 def hardware(loop: LoopConfig) -> Hardware:
     """This machine. Raises UsageError for settings that do not go with it."""
-    on = launch(loop, Path())
+    on = launch(replace(loop, precision="no", tensorboard=False), Path())  # what wants a GPU may be planned without one
     check(loop, on.num_processes)
     shards = on.num_processes if on.is_fsdp2 else 1
     return Hardware(on.num_processes, on.device, precision_of(loop), macs_per_second(on.device), shards)

@@ -53,15 +53,25 @@ def test_two_processes_halve_hours_and_activations() -> None:
     assert two.hours == pytest.approx(one.hours / 2) and two.activations_bytes < 0.6 * one.activations_bytes
 
 
+def test_a_process_of_fsdp_has_the_whole_teacher_and_its_share_of_the_student() -> None:
+    loop, network = LoopConfig(10, 4, 1e-3, optimizer="adamw"), on_meta(teacher().config)
+    found = estimate.estimate(network, network, loop, replace(HERE, processes=4, shards=4))
+    assert found.weights_bytes == estimate.FLOAT * estimate.parameters(network) * 9 // 4
+
+
 def test_a_plan_needs_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_json(tmp_path / "unet" / "config.json", SD1)
-    config = DistillConfig(str(tmp_path), dry_run=True, output_dir=tmp_path / "out", loop=LoopConfig(50_000, 4, 5e-5))
+    config = DistillConfig(
+        str(tmp_path), dry_run=True, output_dir=tmp_path / "out", loop=LoopConfig(50_000, 4, 5e-5, precision="no")
+    )
     found = distill(config)
     assert found["student"]["parameters"] == 482_346_884
     assert found["estimated"]["images"] == 200_000
     assert found["estimated"]["macs_per_step"] / 4e9 == pytest.approx(401.6 + 3 * 255.4, rel=1e-3)
     assert found["estimated"]["weights_bytes"] == 4 * (859_520_964 + 5 * 482_346_884)
     assert "estimated: 50,000 steps" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    halved = distill(replace(config, loop=replace(config.loop, precision="fp16")))  # which trains on no CPU
+    assert halved["estimated"]["activations_bytes"] < found["estimated"]["activations_bytes"]
     with pytest.raises(UsageError, match="--learning-rate is 0"):
         distill(replace(config, loop=LoopConfig(10, 4, 0.0)))
 
