@@ -41,12 +41,22 @@ def build(config: UNetConfig, latent_channels: int, latent_size: int, text_width
         cross_attention_dim=text_width,
         # diffusers reads `attention_head_dim` as the number of heads
         attention_head_dim=tuple(width // config.head_dim for width in config.channels),
-    ).to(memory_format=torch.channels_last)
+    )
 
 
 def for_training(unet: UNet2DConditionModel, device: torch.device) -> UNet2DConditionModel:
     """On `device`, with gradients."""
-    return attending(unet, device).to(device).requires_grad_(True)
+    return attending(unet, device).to(device, memory_format=layout(device)).requires_grad_(True)
+
+
+def for_inference(unet: UNet2DConditionModel, device: torch.device) -> UNet2DConditionModel:
+    """On `device`, frozen."""
+    return unet.to(device, memory_format=layout(device)).requires_grad_(False)
+
+
+def layout(device: torch.device) -> torch.memory_format:
+    """Of a U-Net's weights and latents, as is fastest on `device`."""
+    return torch.contiguous_format if device.type == "cpu" else torch.channels_last
 
 
 def attending(unet: UNet2DConditionModel, device: torch.device) -> UNet2DConditionModel:
@@ -158,7 +168,7 @@ class Cache:
         noisy = self.scheduler.add_noise(clean, noise, timesteps)
         target = prediction_target(self.scheduler, clean, noise, timesteps)
         return Draw(
-            noisy.to(part.device, memory_format=torch.channels_last),
+            noisy.to(part.device, memory_format=layout(part.device)),
             timesteps.to(part.device),
             self.text[rows[keep]].to(part.device).float(),
             target.to(part.device),
@@ -175,7 +185,7 @@ class Cache:
         index = torch.multinomial(self.weights, batch_size, replacement=True, generator=generator)
         rows = self.numbers[self.choice.rows(index, generator)][keep]
         noise = torch.randn(batch_size, *self.latents.mean.shape[1:], generator=generator)[keep]
-        return self.text[rows].to(part.device).float(), noise.to(part.device, memory_format=torch.channels_last)
+        return self.text[rows].to(part.device).float(), noise.to(part.device, memory_format=layout(part.device))
 
     def empty(self, text: Tensor) -> Tensor:
         """The empty prompt's states in place of these, (B, T, D)."""

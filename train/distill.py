@@ -43,7 +43,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     pipeline = load_pipeline(config.teacher, config.revision)
     known = None if config.revision else Checkpoint.open(config.teacher)
     teacher_id = f"{config.teacher}@{config.revision}" if known is None else known.id
-    teacher = pipeline.unet.to(pick_device())
+    teacher = diffusion.for_inference(pipeline.unet, pick_device())
     spec = STUDENTS[config.student]()
     student = diffusion.for_training(beginning(config, pipeline), teacher.device)
     start_id = Checkpoint.open(config.init).id if config.init else None

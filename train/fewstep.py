@@ -53,7 +53,7 @@ def fewstep(config: FewStepConfig) -> dict[str, Any]:
     key = {"model": checkpoint.id, **settings}
     state = config.run_dir / "unet.safetensors"
     ready(config.loop, state, key)
-    model = diffusion.for_training(pipeline.unet, pick_device()).requires_grad_(False)
+    model = diffusion.for_inference(pipeline.unet, pick_device())
     encode = config.method == "consistency"  # progressive starts from noise
     source, table = cached(config.pictures, pipeline, config.toned_share, encode)
     network = diffusion.for_training(first.unet, model.device)

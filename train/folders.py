@@ -100,7 +100,6 @@ def load_pipeline(source: str, revision: str | None = None) -> StableDiffusionPi
     check_unet(pipeline.unet.config, source)
     for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         module.eval().requires_grad_(False)
-    pipeline.unet.to(memory_format=torch.channels_last)
     return pipeline
 
 

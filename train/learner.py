@@ -158,7 +158,7 @@ class Learner:
         self.claim(settings)
         device = pick_device()
         self.pipeline.to(device)  # whole: it draws
-        diffusion.for_training(self.pipeline.unet, device).requires_grad_(False)
+        diffusion.for_inference(self.pipeline.unet, device)
         unet = diffusion.for_training(load_pipeline(str(self.before.path)).unet, device)
         updates.restrict(unet, config.update, config.rank, loop.seed)
         retention = None if buffer is None else self.retention(buffer)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdc_edge.errors import UsageError
-from train.diffusion import Cache, Draw
+from train.diffusion import Cache, Draw, layout
 from train.sequences import RetentionWeights
 from train.trainer import Loss, Part
 
@@ -94,7 +94,7 @@ def stacked(draws: list[Draw]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As one batch: noisy latents, timesteps, text states, targets."""
     names = ("noisy", "timesteps", "text", "target")
     noisy, timesteps, text, target = (torch.cat([getattr(draw, name) for draw in draws]) for name in names)
-    return noisy.contiguous(memory_format=torch.channels_last), timesteps, text, target
+    return noisy.contiguous(memory_format=layout(noisy.device)), timesteps, text, target
 
 
 def continual_loss(new: Cache, retention: Retention | None, batch_size: int, replayed: int) -> Loss:

@@ -121,14 +121,12 @@ def build_student(teacher: "UNet2DConditionModel", spec: StudentSpec, fresh: boo
     Where dropping the innermost stage changes how wide the input of a layer is (stages of unequal width), that layer
     starts from random weights; `describe` names it.
     """
-    import torch
-
     network = from_config(prune_config(teacher.config, spec)).to(teacher.device)
     weights, own = {} if fresh else teacher.state_dict(), network.state_dict()
     sources = {} if fresh else copy_map(list(own), network.config, teacher.config)
     fits = {name: weights[s] for name, s in sources.items() if weights[s].shape == own[name].shape}
     network.load_state_dict(own | fits)
-    return network.to(dtype=teacher.dtype, memory_format=torch.channels_last)
+    return network.to(dtype=teacher.dtype)
 
 
 def from_config(config: Config) -> "UNet2DConditionModel":
