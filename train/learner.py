@@ -77,8 +77,7 @@ class Learner:
         lessons = [self.lesson(task) for task in (self.tasks if self.config.joint else (self.task,))]
         settings = self.settings(lessons)
         if self.folder.exists():
-            info = Checkpoint.open(self.folder).info
-            if info is None or info.config | {"buffer": None} != settings:
+            if not self.made_with(settings):
                 raise UsageError(
                     f"{self.folder} was made with other settings; choose another --output-dir or remove it"
                 )
@@ -140,6 +139,14 @@ class Learner:
         else:
             found |= {"replay": None, "weights": None}  # they decide nothing
         return json.loads(json.dumps(found))
+
+    def made_with(self, settings: dict[str, Any]) -> bool:
+        """Whether the finished checkpoint was; its buffer may have been given another size since."""
+        info, replay = Checkpoint.open(self.folder).info, settings["replay"]
+        known = {} if info is None else info.config | {"buffer": None}
+        if replay and known.get("replay") and is_buffer(self.config.buffer):
+            known["replay"] = known["replay"] | {"replay_memory": replay["replay_memory"]}
+        return known == settings
 
     def claim(self, settings: dict[str, Any]) -> None:
         """The run folder, for these settings. Raises UsageError where it holds a run of others."""

@@ -90,6 +90,14 @@ def test_each_caption_has_as_many_items_as_any_other() -> None:
     assert len(counts) == 2 and abs(int(counts[0]) - int(counts[1])) <= 1
 
 
+def test_where_every_picture_has_a_caption_of_its_own_balance_is_chance() -> None:
+    """As with emoji without skin tones: class-balanced is reservoir."""
+    balanced, chance = empty(12, "class-balanced", captions=60), empty(12, "reservoir", captions=60)
+    for name in "abc":
+        balanced, chance = (buffer.take(offer(name, 20)) for buffer in (balanced, chance))
+    assert kept(balanced) == kept(chance) and 0 < len(balanced) < 60
+
+
 def test_herding_is_the_greedy_choice_and_shares_out_by_task() -> None:
     x = np.random.RandomState(0).randn(12, 5).astype(np.float32)
     order = np.argsort(_herded(x, 12), kind="stable")

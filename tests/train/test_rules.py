@@ -8,11 +8,12 @@ import pytest
 
 from kdc_edge.errors import UsageError
 from kdc_edge.replay import About, read
-from tests.train.sequences import within
+from tests.train.sequences import TASKS, within
+from train.buffer import tend
 from train.continual import continual
 from train.replay import Buffer, new_about
 from train.rules import Rules, decided
-from train.sequences import ContinualConfig, ReplayConfig
+from train.sequences import BufferConfig, ContinualConfig, ReplayConfig
 
 OWN = Rules(20_000, "herding", "fp16")
 UNSAID = ReplayConfig(pool=6, pool_steps=2)
@@ -72,3 +73,20 @@ def test_a_default_that_is_said_and_one_that_is_not_are_one_run(sequence: Contin
     shutil.rmtree(config.buffer)  # which is then built again
     continual(replace(config, replay=said))
     assert {path: path.stat().st_mtime_ns for path in config.output_dir.rglob("*")} == stamps
+
+
+def test_a_sequence_goes_on_with_a_buffer_of_another_size(sequence: ContinualConfig, tmp_path: Path) -> None:
+    """What is finished is not learned again; what follows is learned from what the buffer holds now."""
+    config = replace(within(sequence, tmp_path), tasks=tmp_path / "tasks.toml")
+    config.tasks.write_text(TASKS[: TASKS.rindex("[[task]]")])
+    continual(config)
+    config.tasks.write_text(TASKS)
+    smileys = config.output_dir / "smileys"
+    stamps = {path: path.stat().st_mtime_ns for path in smileys.rglob("*")}
+    tend(BufferConfig(config.buffer, replay_memory="10KB"))
+    with pytest.raises(UsageError, match="--replay-memory 10KB, not 20KB"):
+        continual(config)
+    continual(replace(config, replay=UNSAID))
+    assert {path: path.stat().st_mtime_ns for path in smileys.rglob("*")} == stamps
+    about = read(config.buffer).about
+    assert about.limit == 10_000 and about.tasks == ("smileys", "animals")
