@@ -3,6 +3,7 @@
 # T tasks, S seeds
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -75,15 +76,17 @@ def summarize(settings: Mapping[str, Any], tasks: Sequence[str], seeds: Seeds) -
     }
 
 
-def _place(method: str) -> tuple[int, str]:
-    """In a table: those that everyone has, variants of replay, training from scratch."""
+def _place(method: str) -> tuple[int, list[int | str]]:
+    """In a table: those that everyone has, bundles and variants of replay by number and name, training from scratch."""
     last = len(METHODS) + (method == "scratch")
-    return METHODS.index(method) if method in METHODS else last, method
+    parts = [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", method)]
+    return METHODS.index(method) if method in METHODS else last, parts
 
 
 def measured(results: list[Result]) -> dict[str, Any]:
     """Of one method: the mean matrices, and each measure over seeds; of KID, whose lower is better, the negative's."""
-    found: dict[str, Any] = {"seconds": asdict(interval([float(np.sum(r["seconds"])) for r in results]))}
+    costs = [float(np.sum(r["seconds"])) for r in results if r["seconds"]]  # a bundle is not trained
+    found: dict[str, Any] = {"seconds": asdict(interval(costs)) if costs else None}
     for score, sign in (("top1", 1.0), ("kid", -1.0)):
         matrices = [np.array(r[score], np.float64) for r in results]
         found[score] = {"matrix": np.mean(matrices, axis=0).tolist()}

@@ -82,3 +82,15 @@ def test_seeds_add_up_to_measures_and_aims() -> None:
     assert "| before | 10% | 20% | 0% |  |  |  |  |  |  |" in text
     assert "| naive | 0% | 0% | 90% | 30.0 [30.0, 30.0] | 85.0 [85.0, 85.0] | -85.0 " in text
     assert "| scratch | 70% | 70% | 70% | 70.0 [70.0, 70.0] | – | – | – | 0.30 [0.30, 0.30] | 0.2 [0.2, 0.2] |" in text
+
+
+def test_variants_stand_by_number_and_a_bundle_costs_no_training() -> None:
+    scores = {"top1": [[0.5, 0.5]] * 3, "kid": [[0.1, 0.1]] * 3}
+    trained = {name: scores | {"seconds": [60.0] * 2} for name in ("scratch", "replay-210KB", "replay-26KB", "replay")}
+    settings = {"loop": {"steps": 8, "batch_size": 2}, "replay": {"replay_memory": "9KB"}, "prompts": 3}
+    found = summarize(settings, ["a", "b"], {"0": trained | {"int8-bundles": scores | {"seconds": []}}})
+    assert list(found["methods"]) == ["replay", "int8-bundles", "replay-26KB", "replay-210KB", "scratch"]
+    costs = {
+        line.split("|")[1].strip(): line.split("|")[-2].strip() for line in tables(found).splitlines() if "|" in line
+    }
+    assert costs["replay"] == "2.0" and costs["int8-bundles"] == "–"
