@@ -110,7 +110,8 @@ def test_the_page_holds_everything_it_shows(config: ComparisonConfig, first: dic
 
 def test_a_seed_more_adds_to_what_is_there(config: ComparisonConfig, first: dict) -> None:
     before = {path: path.stat().st_mtime_ns for path in (config.output_dir / "seed-0").rglob("*.safetensors")}
-    comparison(replace(config, loop=replace(config.loop, seed=1), methods=("naive",), scratch=False))
+    more = comparison(replace(config, loop=replace(config.loop, seed=1), methods=("naive",), scratch=False))
+    assert Path(more["page"]).read_text(encoding="utf-8").count("<polyline") == 1, "means over other seeds are left out"
     found = read_json(config.output_dir / "results.json")
     assert set(found["seeds"]) == {"0", "1"}
     assert (
