@@ -16,6 +16,7 @@ from train.sequences import METHODS
 from train.transfer import MEASURES, Interval, Matrix, average, forgetting, interval
 
 FORMAT = 1
+REFERENCE = "replay"
 AIM_HEAD = ("", "measured", "aim", "")
 Result = Mapping[str, Any]
 Seeds = Mapping[str, Result]
@@ -71,7 +72,7 @@ def summarize(settings: Mapping[str, Any], tasks: Sequence[str], seeds: Seeds) -
         "settings": settings,
         "tasks": tasks,
         "seeds": seeds,
-        "methods": {name: measured([r[name] for r in seeds.values() if name in r]) for name in methods},
+        "methods": {name: measured(name, seeds) for name in methods},
         "aims": [judged(aim, seeds) for aim in AIMS],
     }
 
@@ -83,10 +84,14 @@ def _place(method: str) -> tuple[int, list[int | str]]:
     return METHODS.index(method) if method in METHODS else last, parts
 
 
-def measured(results: list[Result]) -> dict[str, Any]:
-    """Of one method: the mean matrices, and each measure over seeds; of KID, whose lower is better, the negative's."""
+def measured(method: str, seeds: Seeds) -> dict[str, Any]:
+    """Mean matrices, and each measure over the seeds that have the method; of KID, whose lower is better, the negative's."""
+    results = [r[method] for r in seeds.values() if method in r]
     costs = [float(np.sum(r["seconds"])) for r in results if r["seconds"]]  # a bundle is not trained
-    found: dict[str, Any] = {"seconds": asdict(interval(costs)) if costs else None}
+    found: dict[str, Any] = {
+        "seconds": asdict(interval(costs)) if costs else None,
+        "over_replay": paired(method, seeds),
+    }
     for score, sign in (("top1", 1.0), ("kid", -1.0)):
         matrices = [np.array(r[score], np.float64) for r in results]
         found[score] = {"matrix": np.mean(matrices, axis=0).tolist()}
@@ -96,6 +101,13 @@ def measured(results: list[Result]) -> dict[str, Any]:
         values["average"] = [sign * value for value in values["average"]]
         found[score] |= {name: asdict(interval(value)) for name, value in values.items()}
     return found
+
+
+def paired(method: str, seeds: Seeds) -> dict[str, Any] | None:
+    """Its average top-1 less that of replay, over the seeds that have both; None where there is nothing to compare."""
+    pairs = [(r[method], r[REFERENCE]) for r in seeds.values() if method in r and REFERENCE in r]
+    values = [average(top1(own)) - average(top1(reference)) for own, reference in pairs]
+    return asdict(interval(values)) if values and method != REFERENCE else None
 
 
 def judged(aim: Aim, seeds: Seeds) -> dict[str, Any]:
@@ -109,10 +121,10 @@ def judged(aim: Aim, seeds: Seeds) -> dict[str, Any]:
 
 def tables(found: Mapping[str, Any]) -> str:
     """Markdown of results.json's content: the aims, and of each method its scores after the last task and its measures."""
-    head = ("", *found["tasks"], *MEASURES, "KID", "CPU minutes")
+    head = ("", *found["tasks"], *MEASURES, "over replay", "KID", "CPU minutes")
     rows = [(name, *_row(method)) for name, method in found["methods"].items()]
     before = next(m["top1"]["matrix"][0] for m in found["methods"].values() if len(m["top1"]["matrix"]) > 1)
-    rows.insert(0, ("before", *(f"{score:.0%}" for score in before), *[""] * (len(MEASURES) + 2)))
+    rows.insert(0, ("before", *(f"{score:.0%}" for score in before), *[""] * (len(MEASURES) + 3)))
     aims = markdown.table(AIM_HEAD, aim_rows(found["aims"]))
     return "\n".join([about(found), "", *aims, "", *markdown.table(head, rows)]) + "\n"
 
@@ -121,6 +133,7 @@ def _row(method: Mapping[str, Any]) -> Iterator[str]:
     top1, kid = method["top1"], method["kid"]
     yield from (f"{score:.0%}" for score in top1["matrix"][-1])
     yield from (shown(top1.get(measure), 100, 1) for measure in MEASURES)
+    yield shown(method["over_replay"], 100, 1)
     yield shown(kid["average"], 1)
     yield shown(method["seconds"], 1 / 60, 1)
 
