@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdc_edge import page
 from kdc_edge.page import COLOURS, escape, picture, section, table
-from train.findings import AIM_HEAD, about, aim_rows, shown
+from train.findings import AIM_HEAD, about, aim_rows, short
 from train.transfer import MEASURES
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def measures(methods: Mapping[str, Any], score: str) -> str:
     scale, digits = (100, 1) if top1 else (1, 2)
     rows = []
     for name, found in methods.items():
-        more = (shown(found["over_replay"], 100, 1), shown(found["seconds"], 1 / 60, 1)) if top1 else ()
-        rows.append((name, *(shown(found[score].get(measure), scale, digits) for measure in MEASURES), *more))
+        more = (short(found["over_replay"], 100, 1), short(found["seconds"], 1 / 60, 1)) if top1 else ()
+        rows.append((name, *(short(found[score].get(measure), scale, digits) for measure in MEASURES), *more))
     return table(("", *MEASURES, *(("over replay", "CPU minutes") if top1 else ())), rows)
 
 
@@ -80,7 +80,8 @@ def curves(series: Mapping[str, Sequence[float]], tasks: Sequence[str]) -> str:
         x, y = 8 + 208 * (number % 3), HEIGHT + 12 + LINE * (number // 3)
         dashes = ' stroke-dasharray="6 4"' if number >= COLOURS else ""
         marks.append(f'<polyline class="line-{number % COLOURS}"{dashes} points="{points}"/>')
-        marks.append(f'<text class="text-{number % COLOURS}" x="{x}" y="{y}">{escape(name)}</text>')
+        label = f"{name}, dashed" if dashes else name
+        marks.append(f'<text class="text-{number % COLOURS}" x="{x}" y="{y}">{escape(label)}</text>')
     box = f"0 0 {WIDTH} {HEIGHT + LINE * -(-len(series) // 3)}"
     return f'<svg viewBox="{box}" role="img" aria-label="share right after each task">{"".join(marks)}</svg>'
 

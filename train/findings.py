@@ -132,30 +132,39 @@ def tables(found: Mapping[str, Any]) -> str:
 def _row(method: Mapping[str, Any]) -> Iterator[str]:
     top1, kid = method["top1"], method["kid"]
     yield from (f"{score:.0%}" for score in top1["matrix"][-1])
-    yield from (shown(top1.get(measure), 100, 1) for measure in MEASURES)
-    yield shown(method["over_replay"], 100, 1)
-    yield shown(kid["average"], 1)
-    yield shown(method["seconds"], 1 / 60, 1)
+    yield from (short(top1.get(measure), 100, 1) for measure in MEASURES)
+    yield short(method["over_replay"], 100, 1)
+    yield short(kid["average"], 1)
+    yield short(method["seconds"], 1 / 60, 1)
 
 
 def aim_rows(aims: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     says = {True: "met", False: "not met", None: "not measured"}
-    return [(aim["name"], shown(aim["value"], 1), aim["aim"], says[aim["met"]]) for aim in aims]
+    return [(aim["name"], shown(aim["value"]), aim["aim"], says[aim["met"]]) for aim in aims]
 
 
 def about(found: Mapping[str, Any]) -> str:
     """What the figures rest on."""
     machine, settings = found["machine"], found["settings"]
+    loop, memory = settings["loop"], settings["replay"]["replay_memory"]
     return (
-        f"Seed {', '.join(found['seeds'])}; intervals are 95 % over seeds (Student's t). {settings['loop']['steps']} steps "
-        f"of {settings['loop']['batch_size']} for each task, {settings['replay']['replay_memory']} of memory, "
-        f"{settings['prompts']} captions of each task drawn. {machine['processor']}, {machine['cores']} cores."
+        f"Seed {', '.join(found['seeds'])}; intervals and ± are 95 % over seeds (Student's t). {loop['steps']} steps of "
+        f"{loop['batch_size']} for each task, {memory} of memory, {settings['prompts']} captions of each task drawn. "
+        f"{machine['processor']}, {machine['cores']} cores."
     )
 
 
-def shown(value: Mapping[str, Any] | None, scale: float, digits: int = 2) -> str:
+def shown(value: Mapping[str, Any] | None) -> str:
     """Mean and interval; of one seed the value alone."""
     if value is None:
         return "–"
-    mean, low, high = (None if value[x] is None else f"{value[x] * scale:.{digits}f}" for x in ("mean", "low", "high"))
-    return str(mean) if low is None else f"{mean} [{low}, {high}]"
+    mean = f"{value['mean']:.2f}"
+    return mean if value["low"] is None else f"{mean} [{value['low']:.2f}, {value['high']:.2f}]"
+
+
+def short(value: Mapping[str, Any] | None, scale: float, digits: int = 2) -> str:
+    """Mean ± half the interval; of one seed the value alone."""
+    if value is None:
+        return "–"
+    mean = f"{value['mean'] * scale:.{digits}f}"
+    return mean if value["low"] is None else f"{mean} ± {(value['high'] - value['mean']) * scale:.{digits}f}"

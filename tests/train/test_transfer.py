@@ -76,13 +76,13 @@ def test_seeds_add_up_to_measures_and_aims() -> None:
     assert [aim["met"] for aim in aims.values()] == [True, False, True, True, True, None]
     text = tables(found)
     assert text.startswith(
-        "Seed 0, 1; intervals are 95 % over seeds (Student's t). 8 steps of 2 for each task, 9KB of memory, "
+        "Seed 0, 1; intervals and ± are 95 % over seeds (Student's t). 8 steps of 2 for each task, 9KB of memory, "
     )
     assert "| time of an update, as a share of training from scratch | 0.10 [0.10, 0.10] | <= 0.15 | met |" in text
     assert "| before | 10% | 20% | 0% |  |  |  |  |  |  |  |" in text
-    assert "| naive | 0% | 0% | 90% | 30.0 [30.0, 30.0] | 85.0 [85.0, 85.0] | -85.0 " in text
+    assert "| naive | 0% | 0% | 90% | 30.0 ± 0.0 | 85.0 ± 0.0 | -85.0 " in text
     scratch = next(line for line in text.splitlines() if line.startswith("| scratch"))
-    assert scratch.endswith("70.0 [70.0, 70.0] | – | – | – | -1.0 [-13.7, 11.7] | 0.30 [0.30, 0.30] | 0.2 [0.2, 0.2] |")
+    assert scratch.endswith("70.0 ± 0.0 | – | – | – | -1.0 ± 12.7 | 0.30 ± 0.00 | 0.2 ± 0.0 |")
 
 
 def test_variants_stand_by_number_and_a_bundle_costs_no_training() -> None:
